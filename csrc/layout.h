@@ -1,0 +1,145 @@
+/* Every byte of the shared segment: who writes it, where it lies, how large it is.
+ *
+ *   offset 0        header        one, geometry is written by the parent before any worker starts
+ *   slots_off       slots         nslots cells of the task ring
+ *   seats_off       seats         nseats control blocks, one per worker seat
+ *   rings_off       result rings  nseats byte rings of ring_bytes each
+ *   arena_off       arena         blocks for payloads that do not fit a slot; the parent is their only allocator
+ *
+ * The segment is sparse: pages that nobody touches cost nothing.
+ */
+#ifndef RP_LAYOUT_H
+#define RP_LAYOUT_H
+
+#include "atomics.h"
+
+#include <stddef.h>
+
+#define RP_MAGIC UINT64_C(0x6c6f6f70676e6972) /* "ringpool" */
+#define RP_VERSION 1u
+#define RP_LINE 128 /* two cache lines: the adjacent-line prefetcher pulls pairs */
+#define RP_MAX_SEATS 4096u
+#define RP_MASK_WORDS (RP_MAX_SEATS / 64)
+#define RP_SPIN_CHAIRS 8u
+#define RP_INLINE 88u
+
+/* Slot state word: position << 16 | seat << 4 | phase. It is the crash record: whatever instruction a worker dies at,
+ * the word says whether it held the task. A position is used once, so a stale compare-and-swap can never succeed.
+ *
+ *   EMPTY   --parent: commit-->  READY  --worker: claim (CAS)-->  CLAIMED  --worker: start-->  RUNNING
+ *   The way back to EMPTY is the parent's alone and lives in its private memory: once the result is drained the parent may
+ *   commit a new position here, and the worker must not touch the slot after it published the result.
+ *   CLAIMED at a death: the task goes back to READY. RUNNING at a death without a result: the task is lost. */
+enum rp_phase { RP_EMPTY = 0, RP_READY = 1, RP_CLAIMED = 2, RP_RUNNING = 3 };
+#define RP_POS_SHIFT 16
+#define RP_SEAT_SHIFT 4
+#define RP_POS_MAX ((UINT64_C(1) << 48) - 1)
+
+static inline uint64_t rp_state(uint64_t pos, uint32_t seat, enum rp_phase phase)
+{
+    return pos << RP_POS_SHIFT | (uint64_t)seat << RP_SEAT_SHIFT | (uint64_t)phase;
+}
+static inline uint64_t rp_state_pos(uint64_t s) { return s >> RP_POS_SHIFT; }
+static inline uint32_t rp_state_seat(uint64_t s) { return (uint32_t)(s >> RP_SEAT_SHIFT) & (RP_MAX_SEATS - 1); }
+static inline enum rp_phase rp_state_phase(uint64_t s) { return (enum rp_phase)(s & 15); }
+
+/* A cell of the task ring. All but the state is written by the parent before READY and read-only until the result is drained. */
+struct rp_slot {
+    _Alignas(RP_LINE) rp_u64 state;
+    uint64_t len;      /* bytes of payload */
+    uint64_t off;      /* 0: the payload is in data[]; else its offset in the segment */
+    uint64_t func_off; /* offset of the encoded function in the arena */
+    uint32_t func_id;  /* equal ids mean the same function: workers cache by it */
+    uint16_t kind;     /* meaning is the dispatcher's; opaque here */
+    uint16_t spare;
+    unsigned char data[RP_INLINE];
+};
+
+/* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
+struct rp_seat {
+    _Alignas(RP_LINE) rp_u32 bell; /* doorbell of this worker; rung by the parent and by other workers */
+    rp_u32 phase;                  /* enum rp_seat_phase; worker */
+    rp_u32 want_room;              /* worker: 1 while it waits for room in its result ring */
+    rp_u32 late;                   /* worker: wake-ups by time-out that found work (each one is a bug) */
+    _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
+    _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */
+};
+enum rp_seat_phase { RP_SEAT_FREE = 0, RP_SEAT_STARTING = 1, RP_SEAT_SERVING = 2, RP_SEAT_LEAVING = 3 };
+
+/* Head of a record in a result ring; the payload follows, the whole is padded to 16 bytes and never wraps. */
+struct rp_record {
+    uint32_t size; /* of the whole record */
+    uint16_t kind; /* enum of the codec's owner, or RP_PAD */
+    uint16_t pad;  /* bytes of padding behind the payload */
+    uint64_t pos;  /* of the task */
+};
+#define RP_PAD 0xffffu
+
+struct rp_header {
+    _Alignas(RP_LINE) uint64_t magic;
+    uint32_t version;
+    uint32_t nslots;     /* power of two */
+    uint32_t nseats;
+    uint32_t ring_bytes; /* power of two */
+    uint64_t slots_off, seats_off, rings_off, arena_off, arena_bytes;
+    uint32_t chairs; /* workers that may spin at once; 0 on one core */
+    uint32_t doorbell; /* enum rp_doorbell_kind */
+
+    _Alignas(RP_LINE) rp_u64 tail; /* parent: one past the last committed position */
+    _Alignas(RP_LINE) rp_u64 low;  /* parent: hint, every position below is settled */
+    rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
+    rp_u32 stop;                   /* parent: 1 = leave when there is no task left */
+    _Alignas(RP_LINE) rp_u64 take; /* workers: hint, next position that nobody walks yet */
+    _Alignas(RP_LINE) rp_u32 bell; /* doorbell of the parent; rung by workers and by the parent's own threads */
+    rp_u32 armed;                  /* 1: a thread of the parent parks or is about to; cleared by who rings */
+    rp_u32 wake_bytes;             /* parent: unread bytes in a ring below which a busy worker need not ring */
+    rp_u32 late;                   /* parent: wake-ups by time-out that found work */
+    _Alignas(RP_LINE) rp_u32 chair[RP_SPIN_CHAIRS];        /* workers: seat + 1 of who spins here; parent clears the dead */
+    _Alignas(RP_LINE) rp_u64 parked_mask[RP_MASK_WORDS];   /* a bit a seat: set by its worker, cleared by who wakes it */
+};
+
+_Static_assert(sizeof(struct rp_slot) == RP_LINE, "a slot is one pair of lines");
+_Static_assert(sizeof(struct rp_record) == 16, "records keep 16-byte alignment");
+_Static_assert(offsetof(struct rp_seat, tail) == RP_LINE && sizeof(struct rp_seat) == 3 * RP_LINE, "one writer a line");
+_Static_assert(offsetof(struct rp_header, tail) == RP_LINE, "geometry does not share a line with live words");
+
+struct rp_geometry {
+    uint32_t nslots, nseats, ring_bytes, chairs, doorbell;
+    uint64_t arena_bytes;
+};
+
+/* What both sides work with after mapping: pointers computed once from a checked header. */
+struct rp_map {
+    unsigned char *base;
+    size_t size;
+    struct rp_header *h;
+    struct rp_slot *slots;
+    struct rp_seat *seats;
+    unsigned char *rings;
+    uint64_t slot_mask;
+    uint32_t ring_bytes;
+    uint32_t nseats;
+};
+
+/* Bytes that a segment of this geometry needs; 0 if the geometry is not allowed. */
+size_t rp_layout_size(const struct rp_geometry *g);
+/* Writes the header of a new, zeroed segment. */
+void rp_layout_write(void *base, const struct rp_geometry *g);
+/* Checks the header against the size of the mapping and fills the map. 0 or -EINVAL. */
+int rp_layout_open(struct rp_map *m, void *base, size_t size);
+
+static inline unsigned char *rp_ring_of(const struct rp_map *m, uint32_t seat)
+{
+    return m->rings + (size_t)seat * m->ring_bytes;
+}
+
+/* The address of [off, off + len) if it lies inside the arena, else NULL. */
+static inline unsigned char *rp_arena_at(const struct rp_map *m, uint64_t off, uint64_t len)
+{
+    uint64_t lo = m->h->arena_off, n = m->h->arena_bytes;
+    if (off < lo || off - lo > n || len > n - (off - lo))
+        return NULL;
+    return m->base + off;
+}
+
+#endif

@@ -1,0 +1,119 @@
+#define _GNU_SOURCE
+#include "segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+static int open_memfd(size_t size)
+{
+    int fd = memfd_create("ringpool", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) /* kernels before 6.3 do not know MFD_NOEXEC_SEAL */
+        fd = memfd_create("ringpool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    int err = 0;
+    if (fchmod(fd, 0600) || ftruncate(fd, (off_t)size) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+        err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+static int open_unlinked(size_t size)
+{
+    const char *dirs[] = {"/dev/shm", getenv("TMPDIR"), "/tmp", "/var/tmp"};
+    int err = -ENOENT;
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+        if (!dirs[i])
+            continue;
+        int fd = open(dirs[i], O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
+        if (fd < 0) {
+            err = -errno;
+            continue;
+        }
+        if (ftruncate(fd, (off_t)size) == 0)
+            return fd;
+        err = -errno;
+        close(fd);
+    }
+    return err;
+}
+
+static int map(struct rp_segment *s)
+{
+    s->base = mmap(NULL, s->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
+    if (s->base == MAP_FAILED) {
+        s->base = NULL;
+        return -errno;
+    }
+    madvise(s->base, s->size, MADV_DONTDUMP);
+    return 0;
+}
+
+int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how)
+{
+    *s = (struct rp_segment){NULL, size, -1};
+    int fd = how == RP_SEGMENT_UNLINKED ? -ENOSYS : open_memfd(size);
+    if (fd == -ENOSYS || fd == -EPERM || fd == -EACCES)
+        fd = open_unlinked(size);
+    if (fd < 0)
+        return fd;
+    s->fd = fd;
+    int err = map(s);
+    /* A child that the user forks must not reach the pool's memory by accident; workers map it anew. */
+    if (!err && madvise(s->base, s->size, MADV_DONTFORK))
+        err = -errno;
+    if (err)
+        rp_segment_close(s);
+    return err;
+}
+
+int rp_segment_attach(struct rp_segment *s, int fd)
+{
+    struct stat st;
+    *s = (struct rp_segment){NULL, 0, fd};
+    if (fstat(fd, &st))
+        return -errno;
+    if (st.st_size <= 0)
+        return -EINVAL;
+    s->size = (size_t)st.st_size;
+    int err = map(s);
+    s->fd = -1;
+    return err;
+}
+
+int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len)
+{
+    int r;
+    do
+        r = fallocate(s->fd, 0, (off_t)off, (off_t)len);
+    while (r && errno == EINTR);
+    if (!r)
+        return 0;
+    /* EOPNOTSUPP: a file system without fallocate; its own write path allocates, there is nothing to reserve. */
+    return errno == EOPNOTSUPP ? 0 : -errno;
+}
+
+int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len)
+{
+    return fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
+}
+
+void rp_segment_close(struct rp_segment *s)
+{
+    if (s->base)
+        munmap(s->base, s->size);
+    if (s->fd >= 0)
+        close(s->fd);
+    *s = (struct rp_segment){NULL, 0, -1};
+}

@@ -1,0 +1,30 @@
+/* One anonymous piece of shared memory. It has no name that anybody could open, find or leave behind.
+ * Called by the parent (create) and by workers (attach); no thread of its own. All errors are -errno. */
+#ifndef RP_SEGMENT_H
+#define RP_SEGMENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct rp_segment {
+    void *base;
+    size_t size;
+    int fd;
+};
+
+/* RP_SEGMENT_UNLINKED forces the fallback for kernels that refuse memfd_create: a temporary file without a name. */
+enum rp_segment_how { RP_SEGMENT_ANY = 0, RP_SEGMENT_UNLINKED = 1 };
+
+/* Sealed against resize, close-on-exec, not inherited by fork as a mapping, left out of core dumps.
+ * ENOMEM when the address space does not hold it. */
+int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how);
+/* Maps a segment that was inherited or received by descriptor; the descriptor stays the caller's. */
+int rp_segment_attach(struct rp_segment *s, int fd);
+/* Makes sure that [off, off+len) has memory behind it, so that touching it cannot raise SIGBUS. */
+int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len);
+/* Gives the memory of [off, off+len) back to the system; it reads as zero afterwards. */
+int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len);
+/* Unmaps; closes the descriptor if the segment owns one. Safe to call twice. */
+void rp_segment_close(struct rp_segment *s);
+
+#endif

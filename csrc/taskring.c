@@ -1,0 +1,183 @@
+#include "taskring.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int rp_producer_init(struct rp_producer *p, const struct rp_map *m)
+{
+    memset(p, 0, sizeof *p);
+    p->m = m;
+    p->owner = calloc(m->slot_mask + 1, sizeof *p->owner);
+    return p->owner ? 0 : -ENOMEM;
+}
+
+void rp_producer_free(struct rp_producer *p)
+{
+    free(p->owner);
+    p->owner = NULL;
+}
+
+void rp_producer_kick(struct rp_producer *p)
+{
+    struct rp_header *h = p->m->h;
+    rp_store_seq(&h->tail, p->tail); /* E */
+    if (!rp_anyone_parked(p->m))
+        return;
+    uint64_t take = rp_load_seq(&h->take);
+    uint64_t ready = take < p->tail ? p->tail - take : 0;
+    uint32_t spinners = rp_spinners(p->m);
+    /* Two at the most: whoever is woken and sees more work wakes the next. */
+    for (uint64_t i = 0; i < 2 && ready > spinners + i; i++)
+        if (!rp_wake_one(p->m))
+            return;
+}
+
+void rp_producer_settle(struct rp_producer *p, uint64_t pos)
+{
+    uint64_t i = pos & p->m->slot_mask;
+    if (p->owner[i] != pos + 1)
+        return;
+    p->owner[i] = 0;
+    p->outstanding--;
+    if (pos != p->low)
+        return;
+    while (p->low < p->tail && p->owner[p->low & p->m->slot_mask] != p->low + 1)
+        p->low++;
+    rp_store_relaxed(&p->m->h->low, p->low);
+}
+
+uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max)
+{
+    struct rp_header *h = p->m->h;
+    uint32_t n = 0, back = 0;
+    for (uint64_t i = 0; i <= p->m->slot_mask; i++) {
+        if (!p->owner[i])
+            continue;
+        uint64_t pos = p->owner[i] - 1, state = rp_load_acquire(&p->m->slots[i].state);
+        if (state == rp_state(pos, seat, RP_CLAIMED)) {
+            rp_store_release(&p->m->slots[i].state, rp_state(pos, 0, RP_READY)); /* A */
+            back++;
+        } else if (state == rp_state(pos, seat, RP_RUNNING) && n < max) {
+            lost[n++] = pos;
+        }
+    }
+    for (uint32_t i = 0; i < h->chairs && i < RP_SPIN_CHAIRS; i++)
+        rp_cas_u32(&h->chair[i], seat + 1, 0);
+    rp_and_seq(&h->parked_mask[seat / 64], ~(UINT64_C(1) << (seat % 64)));
+    if (back)
+        rp_add_seq(&h->rescan, 1);
+    /* Everybody looks again: the dead may have taken a wake-up, or a stretch, with it. */
+    rp_wake_all(p->m);
+    return n;
+}
+
+void rp_consumer_init(struct rp_consumer *c, const struct rp_map *m, uint32_t seat)
+{
+    memset(c, 0, sizeof *c);
+    c->m = m;
+    c->seat = seat;
+    c->stretch = 1;
+}
+
+static struct rp_slot *try_claim(struct rp_consumer *c, uint64_t at, uint64_t *pos)
+{
+    struct rp_slot *s = &c->m->slots[at & c->m->slot_mask];
+    uint64_t state = rp_load_acquire(&s->state); /* A */
+    if (rp_state_phase(state) != RP_READY)
+        return NULL;
+    uint64_t p = rp_state_pos(state);
+    if (!rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED)))
+        return NULL;
+    *pos = p;
+    return s;
+}
+
+/* Slots of old positions are seldom left READY: only if the worker that took their stretch got stuck. While the ring moves on
+ * without them nobody sweeps, so a few of them are looked at now and then. */
+static struct rp_slot *try_old(struct rp_consumer *c, uint64_t take, uint64_t tail, uint64_t *pos)
+{
+    uint64_t low = rp_load_relaxed(&c->m->h->low), half = (c->m->slot_mask + 1) / 2;
+    if (tail < low || tail - low <= half)
+        return NULL;
+    if (tail - low > c->m->slot_mask + 1)
+        low = tail - c->m->slot_mask - 1;
+    if (c->old < low || c->old >= take)
+        c->old = low;
+    for (int i = 0; i < 64 && c->old < take; i++, c->old++) {
+        struct rp_slot *s = try_claim(c, c->old, pos);
+        if (s)
+            return s;
+    }
+    return NULL;
+}
+
+static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos)
+{
+    uint32_t rescan = rp_load_seq(&c->m->h->rescan);
+    if (rescan != c->rescan) {
+        c->rescan = rescan;
+        c->swept = 0;
+    }
+    uint64_t nslots = c->m->slot_mask + 1;
+    if (tail > nslots && c->swept < tail - nslots)
+        c->swept = tail - nslots;
+    while (c->swept < tail) {
+        struct rp_slot *s = try_claim(c, c->swept++, pos);
+        if (s)
+            return s;
+    }
+    c->seen = tail;
+    return NULL;
+}
+
+static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
+{
+    uint64_t k = (tail - take) / (2 * (uint64_t)c->m->nseats);
+    if (k > c->stretch)
+        k = c->stretch;
+    if (k < 1)
+        k = 1;
+    if (!rp_cas_u64(&c->m->h->take, take, take + k))
+        return false;
+    c->next = take;
+    c->stop = take + k;
+    return true;
+}
+
+/* The task just claimed may not be the only one: wake the next worker, unless one spins and sees it by itself. */
+static struct rp_slot *pass_on(struct rp_consumer *c, struct rp_slot *s)
+{
+    struct rp_header *h = c->m->h;
+    if (rp_anyone_parked(c->m)) {
+        uint64_t tail = rp_load_acquire(&h->tail), take = rp_load_relaxed(&h->take);
+        uint64_t left = (c->stop - c->next) + (take < tail ? tail - take : 0);
+        if (left > rp_spinners(c->m))
+            rp_wake_one(c->m);
+    }
+    return s;
+}
+
+struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
+{
+    struct rp_header *h = c->m->h;
+    struct rp_slot *s;
+    for (;;) {
+        while (c->next < c->stop)
+            if ((s = try_claim(c, c->next++, pos)))
+                return pass_on(c, s);
+        uint64_t tail = rp_load_seq(&h->tail); /* D, E */
+        uint64_t take = rp_load_relaxed(&h->take);
+        if (++c->ticks % 8 == 0 && (s = try_old(c, take < tail ? take : tail, tail, pos)))
+            return pass_on(c, s);
+        if (take >= tail)
+            return (s = sweep(c, tail, pos)) ? pass_on(c, s) : NULL;
+        take_stretch(c, take, tail);
+    }
+}
+
+void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task)
+{
+    int64_t n = ns_per_task > 0 ? RP_STRETCH_NS / ns_per_task : RP_STRETCH_MAX;
+    c->stretch = n < 1 ? 1 : n > RP_STRETCH_MAX ? RP_STRETCH_MAX : (uint32_t)n;
+}

@@ -1,0 +1,108 @@
+/* The task ring: one producer (the parent), many consumers (workers pull).
+ *
+ * A task lives in the slot of its position. Its state word alone says who has it; `take`, `low` and the stretches are hints, and
+ * a wrong hint costs time, never a task:
+ *   - a worker first walks a stretch of positions that it took by advancing `take`, claiming slot by slot;
+ *   - with nothing left to take it sweeps every slot below the tail for one that is still READY, for instance in the stretch of a
+ *     worker that is busy with a long task or dead. Only then it waits.
+ * READY appears only with a new tail, or (after a death) with a new `rescan`; so a worker that swept everything below the
+ * tail it saw need not look again until one of the two words changes.
+ *
+ * The parent's view of which slots are free is private memory: a worker cannot damage it. A position whose slot is still busy
+ * with an old task is skipped, so one long task never stops the ring. */
+#ifndef RP_TASKRING_H
+#define RP_TASKRING_H
+
+#include "wake.h"
+
+struct rp_producer {
+    const struct rp_map *m;
+    uint64_t *owner; /* per slot: position + 1 of the unsettled task in it, 0 = free */
+    uint64_t tail, low;
+    uint32_t outstanding;
+};
+
+/* 0 or -ENOMEM. */
+int rp_producer_init(struct rp_producer *p, const struct rp_map *m);
+void rp_producer_free(struct rp_producer *p);
+
+/* The slot to fill next and its position, or NULL when all are taken: back-pressure, an expected outcome. Nothing is reserved
+ * before commit; the caller fills everything but the state. */
+static inline struct rp_slot *rp_producer_next(struct rp_producer *p, uint64_t *pos)
+{
+    if (p->outstanding > p->m->slot_mask)
+        return NULL;
+    uint64_t at = p->tail;
+    while (p->owner[at & p->m->slot_mask])
+        at++;
+    *pos = at;
+    return &p->m->slots[at & p->m->slot_mask];
+}
+
+static inline void rp_producer_commit(struct rp_producer *p, uint64_t pos)
+{
+    p->owner[pos & p->m->slot_mask] = pos + 1;
+    p->outstanding++;
+    rp_store_release(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */
+    p->tail = pos + 1;
+    rp_store_release(&p->m->h->tail, p->tail); /* D */
+}
+
+/* After the last commit of a batch: no task may be left while a worker is parked. */
+void rp_producer_kick(struct rp_producer *p);
+/* Cheap form between the commits of a batch: may miss a worker that is just going to park. */
+static inline void rp_producer_nudge(struct rp_producer *p)
+{
+    for (uint32_t i = 0, n = rp_mask_words(p->m); i < n; i++)
+        if (rp_load_relaxed(&p->m->h->parked_mask[i])) {
+            rp_producer_kick(p);
+            return;
+        }
+}
+
+/* True if the task at this position is unsettled and runs on this seat: the only results that are believed. */
+static inline bool rp_producer_runs(const struct rp_producer *p, uint64_t pos, uint32_t seat)
+{
+    uint64_t i = pos & p->m->slot_mask;
+    return p->owner[i] == pos + 1 && rp_load_acquire(&p->m->slots[i].state) == rp_state(pos, seat, RP_RUNNING);
+}
+
+/* The task is settled; its slot is free. */
+void rp_producer_settle(struct rp_producer *p, uint64_t pos);
+
+/* After a death, with the dead worker's result ring drained: gives back what it had claimed and not started, writes the
+ * positions that it was running to lost[] (at most max; more than one only if the segment was damaged), and returns how many. */
+uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max);
+
+struct rp_consumer {
+    const struct rp_map *m;
+    uint32_t seat;
+    uint32_t rescan;   /* value of `rescan` at the last sweep */
+    uint32_t stretch;  /* longest stretch to take: short while tasks prove long */
+    uint32_t ticks;    /* stretches taken */
+    uint64_t next, stop; /* the stretch */
+    uint64_t swept;    /* every position below is known not to be READY */
+    uint64_t seen;     /* tail at the last sweep */
+    uint64_t old;      /* cursor of the guard against starvation */
+};
+#define RP_STRETCH_MAX 16u
+
+void rp_consumer_init(struct rp_consumer *c, const struct rp_map *m, uint32_t seat);
+
+/* Claims a task: the slot and its position, or NULL when no slot below the tail is READY. */
+struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos);
+
+/* From here on a death loses the task: the caller is about to run user code. */
+static inline void rp_consumer_start(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
+{
+    rp_store_release(&s->state, rp_state(pos, c->seat, RP_RUNNING));
+}
+
+/* True while the worker walks a stretch: the next claim is cheap. */
+static inline bool rp_consumer_in_stretch(const struct rp_consumer *c) { return c->next < c->stop; }
+
+/* Tells how long a task took on average, so that a stretch holds about RP_STRETCH_NS of work. */
+#define RP_STRETCH_NS 20000
+void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task);
+
+#endif

@@ -1,0 +1,70 @@
+#define _GNU_SOURCE
+#include "watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <time.h>
+#include <unistd.h>
+
+/* 128 + SIGHUP: what a shell reports for a process whose terminal went away, the nearest thing to an owner that went away. */
+#define ORPHAN_STATUS 129
+
+static void *watch_owner(void *arg)
+{
+    struct pollfd p = {(int)(intptr_t)arg, POLLIN, 0};
+    for (;;) {
+        int n = poll(&p, 1, -1);
+        if (n > 0 && (p.revents & POLLIN))
+            _exit(ORPHAN_STATUS);
+        /* Somebody closed the descriptor (a task that closes all): without it nothing can be watched. */
+        if (n > 0 && (p.revents & (POLLNVAL | POLLERR)))
+            return NULL;
+        if (n < 0 && errno != EINTR)
+            return NULL;
+    }
+}
+
+static void *watch_parent(void *arg)
+{
+    while (getppid() == (pid_t)(intptr_t)arg) {
+        struct timespec t = {0, 250000000};
+        nanosleep(&t, NULL);
+    }
+    _exit(ORPHAN_STATUS);
+}
+
+static int start(void *(*body)(void *), void *arg)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    sigset_t all, old;
+    int err = pthread_attr_init(&attr);
+    if (err)
+        return -err;
+    pthread_attr_setstacksize(&attr, 65536);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    /* Signals belong to the thread that runs the tasks. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = pthread_create(&thread, &attr, body, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return -err;
+}
+
+int rp_watch_owner(int owner_fd) { return start(watch_owner, (void *)(intptr_t)owner_fd); }
+
+int rp_watch_parent(int parent) { return start(watch_parent, (void *)(intptr_t)parent); }
+
+volatile int rp_forked_flag;
+
+static void in_child(void) { rp_forked_flag = 1; }
+
+int rp_watch_forks(void)
+{
+    rp_forked_flag = 0;
+    return -pthread_atfork(NULL, NULL, in_child);
+}

@@ -1,0 +1,53 @@
+"""The command line, `python -m pool`.
+
+A subcommand is a module with `add_arguments(parser)` and `run(args) -> int`, where the int is the exit code; it is
+added to the command line by its line in `COMMANDS`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pool import demo
+
+COMMANDS = {
+    "demo": (demo, "count identifiers in the standard library, on multiprocessing.Pool and on this one"),
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one line: the usage above it would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `args.run` is the chosen subcommand, None without one."""
+    parser = OneLineParser(prog="python -m pool", description="multiprocessing.Pool on shared-memory rings")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for bad arguments, 130 after Ctrl-C, else the command's own."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.run is None:
+        parser.print_help()
+        return 2
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

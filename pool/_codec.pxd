@@ -1,0 +1,31 @@
+"""Values to bytes and back: see _codec.pyx."""
+
+cdef enum:
+    TAG_NONE = 0
+    TAG_FALSE = 1
+    TAG_TRUE = 2
+    TAG_INT = 3
+    TAG_FLOAT = 4
+    TAG_STR1 = 5
+    TAG_STR2 = 6
+    TAG_STR4 = 7
+    TAG_BYTES = 8
+    TAG_TUPLE = 9
+    TAG_LIST = 10
+    TAG_DICT = 11
+    TAG_PICKLE = 12
+
+cdef class Buffer:
+    cdef unsigned char *data
+    cdef Py_ssize_t used, room
+    cdef unsigned char *grow(self, Py_ssize_t more) except NULL
+
+cdef Py_ssize_t simple_size(object value) noexcept
+cdef unsigned char *simple_write(object value, unsigned char *at) noexcept
+cdef bint is_scalar(unsigned char tag) noexcept
+cdef int append_value(Buffer into, object value, bint by_value) except -1
+cdef int append_values(Buffer into, object values, bint by_value) except -1
+cdef int append_pickle(Buffer into, object value, bint by_value) except -1
+cdef object decode(const unsigned char *at, Py_ssize_t size)
+cdef object decode_at(const unsigned char **at, const unsigned char *end)
+cdef list decode_values(const unsigned char *at, Py_ssize_t size)

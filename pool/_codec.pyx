@@ -1,0 +1,438 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Values to bytes and back.
+
+Owns no shared memory and knows no ring: it writes where it is told to. Called by the dispatcher (arguments) and the worker loop
+(arguments, results), in either direction.
+
+Exact built-in scalars, and small tuples, lists and dicts of them, are written as tagged bytes ("simple" values); their encoding
+runs no user code and cannot fail. Everything else is pickled, protocol 5, with multiprocessing's own reducers, and may run
+whatever the objects please. `marshal` is no substitute: it turns any object with a buffer into bytes without a word.
+
+    value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
+    values  := TAG_TUPLE count value*   a chunk of arguments or results
+             | TAG_PICKLE pickle of a sequence
+"""
+
+import copyreg
+import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.dict cimport PyDict_Next
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
+from cpython.list cimport PyList_GET_ITEM, PyList_New, PyList_SET_ITEM
+from cpython.long cimport PyLong_FromLongLong
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from "Python.h":
+    int PyBUF_READ
+    long long PyLong_AsLongLongAndOverflow(object, int *) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object) noexcept
+    int PyUnicode_KIND(object) noexcept
+    void *PyUnicode_DATA(object) noexcept
+    object PyUnicode_FromKindAndData(int, const void *, Py_ssize_t)
+    bint PyLong_CheckExact(object) noexcept
+    bint PyFloat_CheckExact(object) noexcept
+    bint PyUnicode_CheckExact(object) noexcept
+    bint PyBytes_CheckExact(object) noexcept
+    bint PyTuple_CheckExact(object) noexcept
+    bint PyList_CheckExact(object) noexcept
+    bint PyDict_CheckExact(object) noexcept
+    Py_ssize_t PyTuple_GET_SIZE(object) noexcept
+    Py_ssize_t PyList_GET_SIZE(object) noexcept
+    Py_ssize_t PyDict_Size(object) noexcept
+
+# Containers longer than this are pickled: pickle is quick on them, and it keeps equal objects shared.
+cdef enum:
+    SMALL = 64
+    DEPTH = 4
+
+
+@cython.final
+@cython.no_gc
+cdef class Buffer:
+    """Bytes that grow. One value at a time; `used` is set back by the owner."""
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.data)
+
+    cdef unsigned char *grow(self, Py_ssize_t more) except NULL:
+        """Room for `more` bytes behind those used; the caller adds to `used`. MemoryError."""
+        cdef Py_ssize_t room
+        cdef void *data
+        if self.used + more > self.room:
+            room = self.used + more
+            if room < (1 << 24):
+                room = max(room * 2, 256)
+            data = PyMem_RawRealloc(self.data, room)
+            if data == NULL:
+                raise MemoryError(f"no memory for {self.used + more} bytes of an encoded value")
+            self.data = <unsigned char *>data
+            self.room = room
+        return self.data + self.used
+
+    def write(self, data):
+        """The file protocol of pickle.Pickler."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            memcpy(self.grow(view.len), view.buf, view.len)
+            self.used += view.len
+            return view.len
+        finally:
+            PyBuffer_Release(&view)
+
+
+cdef Py_ssize_t immutable_size(object value, int depth) noexcept:
+    cdef int overflow = 0
+    cdef Py_ssize_t total, n, i
+    if value is None or value is True or value is False:
+        return 1
+    if PyLong_CheckExact(value):
+        PyLong_AsLongLongAndOverflow(value, &overflow)
+        return -1 if overflow else 9
+    if PyUnicode_CheckExact(value):
+        n = PyUnicode_GET_LENGTH(value)
+        return -1 if n > 0x3fffffff else 5 + n * PyUnicode_KIND(value)
+    if PyFloat_CheckExact(value):
+        return 9
+    if PyBytes_CheckExact(value):
+        return 9 + PyBytes_GET_SIZE(value)
+    if PyTuple_CheckExact(value) and depth < DEPTH:
+        n = PyTuple_GET_SIZE(value)
+        if n > SMALL:
+            return -1
+        total = 5
+        for i in range(n):
+            size = immutable_size(<object>PyTuple_GET_ITEM(value, i), depth + 1)
+            if size < 0:
+                return -1
+            total += size
+        return total
+    return -1
+
+
+cdef Py_ssize_t simple_size(object value) noexcept:
+    """Bytes that the value takes as tagged bytes, or -1 if it must be pickled.
+
+    Lists and dicts count only at the top: inside others they could be shared, and pickle keeps that.
+    """
+    cdef Py_ssize_t total, n, i, size, pos = 0
+    cdef PyObject *key
+    cdef PyObject *item
+    if PyList_CheckExact(value):
+        n = PyList_GET_SIZE(value)
+        if n > SMALL:
+            return -1
+        total = 5
+        for i in range(n):
+            size = immutable_size(<object>PyList_GET_ITEM(value, i), 1)
+            if size < 0:
+                return -1
+            total += size
+        return total
+    if PyDict_CheckExact(value):
+        n = PyDict_Size(value)
+        if n > SMALL:
+            return -1
+        total = 5
+        while PyDict_Next(value, &pos, &key, &item):
+            size = immutable_size(<object>key, 1)
+            if size < 0:
+                return -1
+            total += size
+            size = immutable_size(<object>item, 1)
+            if size < 0:
+                return -1
+            total += size
+        return total
+    return immutable_size(value, 0)
+
+
+cdef inline unsigned char *put_head(unsigned char *at, unsigned char tag, Py_ssize_t count) noexcept:
+    cdef uint32_t n = <uint32_t>count
+    at[0] = tag
+    memcpy(at + 1, &n, 4)
+    return at + 5
+
+
+cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
+    """Writes a value for which simple_size was not negative; returns the end."""
+    cdef long long number
+    cdef double real
+    cdef uint64_t size
+    cdef int overflow = 0
+    cdef Py_ssize_t n, i, pos = 0
+    cdef PyObject *key
+    cdef PyObject *item
+    if PyLong_CheckExact(value):
+        at[0] = TAG_INT
+        number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        memcpy(at + 1, &number, 8)
+        return at + 9
+    if value is None:
+        at[0] = TAG_NONE
+        return at + 1
+    if value is True:
+        at[0] = TAG_TRUE
+        return at + 1
+    if value is False:
+        at[0] = TAG_FALSE
+        return at + 1
+    if PyUnicode_CheckExact(value):
+        n = PyUnicode_KIND(value)
+        at = put_head(at, TAG_STR1 if n == 1 else TAG_STR2 if n == 2 else TAG_STR4, PyUnicode_GET_LENGTH(value))
+        n *= PyUnicode_GET_LENGTH(value)
+        memcpy(at, PyUnicode_DATA(value), n)
+        return at + n
+    if PyFloat_CheckExact(value):
+        at[0] = TAG_FLOAT
+        real = PyFloat_AS_DOUBLE(value)
+        memcpy(at + 1, &real, 8)
+        return at + 9
+    if PyBytes_CheckExact(value):
+        at[0] = TAG_BYTES
+        size = PyBytes_GET_SIZE(value)
+        memcpy(at + 1, &size, 8)
+        memcpy(at + 9, PyBytes_AS_STRING(value), size)
+        return at + 9 + size
+    if PyTuple_CheckExact(value):
+        n = PyTuple_GET_SIZE(value)
+        at = put_head(at, TAG_TUPLE, n)
+        for i in range(n):
+            at = simple_write(<object>PyTuple_GET_ITEM(value, i), at)
+        return at
+    if PyList_CheckExact(value):
+        n = PyList_GET_SIZE(value)
+        at = put_head(at, TAG_LIST, n)
+        for i in range(n):
+            at = simple_write(<object>PyList_GET_ITEM(value, i), at)
+        return at
+    at = put_head(at, TAG_DICT, PyDict_Size(value))
+    while PyDict_Next(value, &pos, &key, &item):
+        at = simple_write(<object>key, at)
+        at = simple_write(<object>item, at)
+    return at
+
+
+cdef bint is_scalar(unsigned char tag) noexcept:
+    """True if decoding the value makes no container, so that it can start no garbage collection."""
+    return tag <= TAG_BYTES
+
+
+@cython.final
+cdef class Reducers:
+    """What a pickler looks types up in: multiprocessing's reducers first, then copyreg's, both as they are now."""
+
+    def __getitem__(self, kind):
+        try:
+            return ForkingPickler._extra_reducers[kind]
+        except KeyError:
+            return copyreg.dispatch_table[kind]
+
+
+cdef Reducers reducers = Reducers()
+
+
+cdef object new_pickler():
+    buffer = Buffer()
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = reducers
+    return pickler, buffer
+
+
+# Free picklers. A __reduce__ may submit tasks itself, or let another thread run: each takes a pickler of its own.
+cdef list picklers = []
+
+
+cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
+    """Pickles behind what the buffer holds, with the tag. `by_value`: what pickle refuses is given to cloudpickle.
+
+    Raises what pickling raises; the buffer is then as before.
+    """
+    cdef Py_ssize_t before = into.used
+    cdef Buffer buffer
+    pair = picklers.pop() if picklers else new_pickler()
+    pickler, buffer = pair
+    buffer.used = 0
+    try:
+        pickler.dump(value)
+        into.grow(1 + buffer.used)[0] = TAG_PICKLE
+        memcpy(into.data + before + 1, buffer.data, buffer.used)
+        into.used = before + 1 + buffer.used
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not by_value:
+            raise
+        data = pickle_by_value(value, error)
+        into.grow(1)[0] = TAG_PICKLE
+        into.used = before + 1
+        into.write(data)
+    finally:
+        pickler.clear_memo()
+        # A giant value must not keep its memory for good.
+        if buffer.room <= (1 << 20) and len(picklers) < 8:
+            picklers.append(pair)
+    return 0
+
+
+cdef object pickle_by_value(object value, object error):
+    import cloudpickle
+    try:
+        return cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        # The user knows pickle; cloudpickle's own reason would only confuse.
+        raise error from None
+
+
+cdef int append_value(Buffer into, object value, bint by_value) except -1:
+    """Appends any value. Raises what pickling raises; the buffer is then as before."""
+    cdef Py_ssize_t size = simple_size(value)
+    if size < 0:
+        return append_pickle(into, value, by_value)
+    simple_write(value, into.grow(size))
+    into.used += size
+    return 0
+
+
+cdef int append_values(Buffer into, object values, bint by_value) except -1:
+    """Appends a list or tuple of values as one chunk. Raises what pickling raises; the buffer is then as before."""
+    cdef Py_ssize_t before = into.used, size
+    cdef unsigned char *at
+    if len(values) > 0xffffffff:
+        return append_pickle(into, values, by_value)
+    put_head(into.grow(5), TAG_TUPLE, len(values))
+    into.used += 5
+    for value in values:
+        size = simple_size(value)
+        if size < 0:
+            into.used = before
+            return append_pickle(into, values, by_value)
+        at = into.grow(size)
+        simple_write(value, at)
+        into.used += size
+    return 0
+
+
+cdef object damaged():
+    return ValueError("damaged encoding")
+
+
+cdef object decode_at(const unsigned char **at, const unsigned char *end):
+    """The value at *at, which moves behind it. ValueError if it does not fit before `end`."""
+    cdef const unsigned char *p = at[0]
+    cdef unsigned char tag
+    cdef long long number
+    cdef double real
+    cdef uint32_t n, i
+    cdef uint64_t size
+    if p >= end:
+        raise damaged()
+    tag = p[0]
+    p += 1
+    if tag == TAG_INT or tag == TAG_FLOAT:
+        if end - p < 8:
+            raise damaged()
+        at[0] = p + 8
+        if tag == TAG_INT:
+            memcpy(&number, p, 8)
+            return PyLong_FromLongLong(number)
+        memcpy(&real, p, 8)
+        return PyFloat_FromDouble(real)
+    if tag <= TAG_TRUE:
+        at[0] = p
+        return None if tag == TAG_NONE else tag == TAG_TRUE
+    if tag == TAG_PICKLE:
+        at[0] = end
+        return pickle.loads(PyMemoryView_FromMemory(<char *>p, end - p, PyBUF_READ))
+    if tag == TAG_BYTES:
+        if end - p < 8:
+            raise damaged()
+        memcpy(&size, p, 8)
+        p += 8
+        if size > <uint64_t>(end - p):
+            raise damaged()
+        at[0] = p + size
+        return PyBytes_FromStringAndSize(<const char *>p, size)
+    if tag > TAG_PICKLE or end - p < 4:
+        raise damaged()
+    memcpy(&n, p, 4)
+    p += 4
+    if tag <= TAG_STR4:
+        size = <uint64_t>n << (tag - TAG_STR1)
+        if size > <uint64_t>(end - p):
+            raise damaged()
+        at[0] = p + size
+        return PyUnicode_FromKindAndData(1 << (tag - TAG_STR1), p, n)
+    if n > <uint64_t>(end - p):
+        raise damaged()
+    at[0] = p
+    if tag == TAG_DICT:
+        mapping = {}
+        for i in range(n):
+            key = decode_at(at, end)
+            mapping[key] = decode_at(at, end)
+        return mapping
+    if tag == TAG_LIST:
+        return decode_list(at, end, n)
+    items = PyTuple_New(n)
+    for i in range(n):
+        item = decode_at(at, end)
+        Py_INCREF(item)
+        PyTuple_SET_ITEM(items, i, item)
+    return items
+
+
+cdef list decode_list(const unsigned char **at, const unsigned char *end, uint32_t n):
+    cdef list items = PyList_New(n)
+    cdef uint32_t i
+    for i in range(n):
+        item = decode_at(at, end)
+        Py_INCREF(item)
+        PyList_SET_ITEM(items, i, item)
+    return items
+
+
+cdef object decode(const unsigned char *at, Py_ssize_t size):
+    """The value in these bytes. ValueError if they are damaged, or whatever unpickling raises."""
+    cdef const unsigned char *p = at
+    return decode_at(&p, at + size)
+
+
+cdef list decode_values(const unsigned char *at, Py_ssize_t size):
+    """The chunk in these bytes, as a list. Raises as decode."""
+    cdef const unsigned char *p = at + 5
+    cdef uint32_t n
+    if size >= 1 and at[0] == TAG_PICKLE:
+        return list(decode(at, size))
+    if size < 5 or at[0] != TAG_TUPLE:
+        raise damaged()
+    memcpy(&n, at + 1, 4)
+    if n > <uint64_t>(size - 5):
+        raise damaged()
+    return decode_list(&p, at + size, n)
+
+
+def encode(value, *, by_value=False):
+    """The bytes of one value; what the tests and the process start use.
+
+    value: any object; by_value: let cloudpickle take what pickle refuses. Raises what pickling raises.
+    """
+    cdef Buffer buffer = Buffer()
+    append_value(buffer, value, by_value)
+    return PyBytes_FromStringAndSize(<char *>buffer.data, buffer.used)
+
+
+def decode_bytes(const unsigned char[::1] data):
+    """The value that `encode` made these bytes of. ValueError if they are damaged, or whatever unpickling raises."""
+    if data.shape[0] == 0:
+        raise damaged()
+    return decode(&data[0], data.shape[0])

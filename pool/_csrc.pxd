@@ -1,0 +1,149 @@
+"""The C core as Cython sees it: names as in csrc/*.h, which also say who may call what."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "layout.h" nogil:
+    ctypedef uint32_t rp_u32
+    ctypedef uint64_t rp_u64
+    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_RUNNING, RP_SEAT_FREE, RP_SEAT_STARTING, RP_SEAT_SERVING, RP_SEAT_LEAVING
+    struct rp_slot:
+        uint64_t len, off, func_off
+        uint32_t func_id
+        uint16_t kind
+        unsigned char *data
+    struct rp_seat:
+        rp_u32 bell, phase, late
+    struct rp_header:
+        rp_u32 stop, late
+        uint64_t arena_bytes
+        uint32_t doorbell
+    struct rp_geometry:
+        uint32_t nslots, nseats, ring_bytes, chairs, doorbell
+        uint64_t arena_bytes
+    struct rp_map:
+        unsigned char *base
+        rp_header *h
+        rp_slot *slots
+        rp_seat *seats
+        uint64_t slot_mask
+        uint32_t nseats, ring_bytes
+        unsigned char *rings
+    size_t rp_layout_size(const rp_geometry *)
+    void rp_layout_write(void *, const rp_geometry *)
+    int rp_layout_open(rp_map *, void *, size_t)
+    unsigned char *rp_arena_at(const rp_map *, uint64_t, uint64_t)
+
+cdef extern from "atomics.h" nogil:
+    uint32_t load32 "rp_load_seq"(rp_u32 *)
+    void store32 "rp_store_seq"(rp_u32 *, uint32_t)
+
+cdef extern from "segment.h" nogil:
+    struct rp_segment:
+        void *base
+        size_t size
+        int fd
+    enum rp_segment_how: RP_SEGMENT_ANY, RP_SEGMENT_UNLINKED
+    int rp_segment_create(rp_segment *, size_t, rp_segment_how)
+    int rp_segment_attach(rp_segment *, int)
+    int rp_segment_back(const rp_segment *, uint64_t, uint64_t)
+    void rp_segment_close(rp_segment *)
+
+cdef extern from "doorbell.h" nogil:
+    enum rp_doorbell_kind: RP_DOORBELL_FUTEX, RP_DOORBELL_POLL
+    rp_doorbell_kind rp_doorbell_probe()
+    uint32_t rp_bell_read(rp_u32 *)
+    void rp_bell_ring(rp_u32 *, rp_doorbell_kind)
+    int rp_bell_park(rp_u32 *, uint32_t, int64_t, rp_doorbell_kind)
+    int64_t rp_now_ns()
+    struct rp_spin:
+        int64_t budget_ns
+    void rp_spin_init(rp_spin *)
+
+cdef extern from "taskring.h" nogil:
+    struct rp_producer:
+        uint64_t tail
+        uint32_t outstanding
+    int rp_producer_init(rp_producer *, const rp_map *)
+    void rp_producer_free(rp_producer *)
+    rp_slot *rp_producer_next(rp_producer *, uint64_t *)
+    void rp_producer_commit(rp_producer *, uint64_t)
+    void rp_producer_kick(rp_producer *)
+    void rp_producer_nudge(rp_producer *)
+    bint rp_producer_runs(const rp_producer *, uint64_t, uint32_t)
+    void rp_producer_settle(rp_producer *, uint64_t)
+    uint32_t rp_producer_bury(rp_producer *, uint32_t, uint64_t *, uint32_t)
+    struct rp_consumer:
+        pass
+    void rp_consumer_init(rp_consumer *, const rp_map *, uint32_t)
+    rp_slot *rp_consumer_claim(rp_consumer *, uint64_t *)
+    void rp_consumer_start(rp_consumer *, rp_slot *, uint64_t)
+    bint rp_consumer_in_stretch(const rp_consumer *)
+    void rp_consumer_pace(rp_consumer *, int64_t)
+
+cdef extern from "wake.h" nogil:
+    void rp_wake_all(const rp_map *)
+
+cdef extern from "resultring.h" nogil:
+    struct rp_writer:
+        pass
+    void rp_writer_init(rp_writer *, const rp_map *, uint32_t)
+    uint32_t rp_writer_limit(const rp_writer *)
+    unsigned char *rp_writer_reserve(rp_writer *, uint32_t)
+    void rp_writer_publish(rp_writer *, uint32_t, uint16_t, uint64_t)
+    void rp_writer_wait(rp_writer *)
+    void rp_writer_announce(rp_writer *)
+    void rp_writer_announce_now(rp_writer *, bint)
+    struct rp_reader:
+        pass
+    struct rp_view:
+        const unsigned char *payload
+        uint32_t len
+        uint16_t kind
+        uint64_t pos
+    void rp_reader_init(rp_reader *, const rp_map *, uint32_t)
+    bint rp_reader_unread(const rp_reader *)
+    int rp_reader_peek(rp_reader *, rp_view *)
+    void rp_reader_consume(rp_reader *, const rp_view *)
+    void rp_reader_room(rp_reader *)
+
+cdef extern from "idle.h" nogil:
+    struct rp_patience:
+        bint spin
+        uint32_t wake_bytes
+        int64_t limit_ns
+    void rp_worker_wait(rp_consumer *, rp_writer *, rp_spin *)
+    uint32_t rp_parent_arm(const rp_map *)
+    bint rp_parent_wait(const rp_map *, const rp_reader *, uint32_t, uint32_t, const rp_patience *, rp_spin *)
+    void rp_parent_ring(const rp_map *)
+
+cdef extern from "arena.h" nogil:
+    struct rp_block:
+        uint64_t off, len, backed
+    struct rp_arena:
+        uint64_t used_bytes, warm_bytes
+    void rp_arena_init(rp_arena *, const rp_map *, const rp_segment *, uint64_t)
+    void rp_arena_release(rp_arena *)
+    int rp_arena_alloc(rp_arena *, uint64_t, rp_block *)
+    void rp_arena_free(rp_arena *, rp_block *)
+
+cdef extern from "watch.h" nogil:
+    int rp_watch_owner(int)
+    int rp_watch_parent(int)
+    int rp_watch_forks()
+    int rp_forked()
+
+
+# What a task's slot holds, and what a result's record holds. Both ends of the rings agree on these.
+cdef enum:
+    TASK_ITEM = 1        # a value:                 func(value)
+    TASK_STAR = 2        # a value:                 func(*value)
+    TASK_CALL = 3        # a value:                 func(*value), of apply: StopIteration is the user's own affair
+    TASK_CALL_KW = 4     # a pair (args, kwds):     func(*args, **kwds)
+    TASK_CHUNK = 5       # values:                  [func(x) for x in values]
+    TASK_CHUNK_STAR = 6  # values:                  [func(*x) for x in values]
+
+    RESULT_VALUE = 1     # a value
+    RESULT_VALUES = 2    # 8 bytes of nanoseconds, then values
+    RESULT_ERROR = 3     # a value: (text of the traceback, pickle of the exception)
+    RESULT_PIECE = 4     # 8 bytes total, 8 bytes offset, a piece; the whole is a kind (1 byte) and its payload
+    RESULT_BOOT = 5      # as RESULT_ERROR: the initializer failed; belongs to no task

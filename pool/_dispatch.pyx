@@ -1,0 +1,1123 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Dispatcher and collector: the parent's side of the rings.
+
+Owns the segment, the task ring's producer, the arena, one reader per result ring, and the table that says which job each slot
+belongs to. Called by any thread of the parent.
+
+    caller: submit -> encode -> slot of the task ring ........ worker claims, runs ........ result ring
+                        |  ring full                                                          |
+                        v                                                                     v
+                     pending --- pump, by whoever collects ---> task ring     collect: place in job, free slot
+
+The GIL is the lock. A stretch of code that changes the ring or the table runs no user code and makes no container in between, so
+nothing gets in: encoding (which may run anything) comes before, dropping references to the user's objects (trash) after.
+Nobody waits with the GIL held. While a caller waits he collects himself; the collector thread steps in when nobody does.
+"""
+
+import os
+import threading
+from collections import deque
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.errno cimport ENOMEM, EINVAL
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from pool._codec cimport (TAG_PICKLE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
+from pool._csrc cimport *
+from pool._results cimport AsyncResult, Collector, Failure, IMapIterator, IMapUnorderedIterator, Job, MapResult, Raw, Waiter
+
+cdef extern from "Python.h":
+    PyObject *PyIter_Next(object) except? NULL
+    void Py_DECREF_POINTER "Py_DECREF"(PyObject *)
+
+cdef enum:
+    COALESCE_NS = 1000000       # how long results may lie when nobody waits for them
+    SHADOW_TICKS = 16           # ticks in which the collector thread watches a caller collect before it goes to sleep
+    RECORDS_A_PASS = 8192       # from one ring, before the others have their turn
+    FUNCTIONS_KEPT = 256
+    FRAME_NS = 60000            # work in a frame of adaptive size
+    FRAME_MOST = 4096           # tasks in a frame of adaptive size
+    LOST_MOST = 16
+
+DEFAULT_SLOTS = 2048
+DEFAULT_RING_BYTES = 1 << 18
+KEEP_WARM_BYTES = 64 << 20
+
+
+cdef struct Entry:
+    PyObject *job      # owned; NULL: the slot is free
+    Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
+    Py_ssize_t count   # tasks in the chunk; 0: a single task
+    rp_block block     # of the payload, if it did not fit the slot
+
+
+@cython.final
+cdef class Function:
+    """A callable in the arena, encoded once for all tasks that call it."""
+    cdef readonly str name
+    cdef object target      # kept for as long as the function is cached by identity
+    cdef rp_block block
+    cdef uint32_t id
+    cdef Py_ssize_t users   # unfinished jobs
+    cdef bint cached
+
+
+@cython.final
+cdef class Task:
+    """An encoded task that waits for room in the ring."""
+    cdef Job job
+    cdef Py_ssize_t index, count
+    cdef int kind
+    cdef Buffer data        # None: the payload is in the block
+    cdef rp_block block
+
+
+@cython.final
+cdef class Source:
+    """An iterable that cannot run user code, encoded task by task while there is room in the ring."""
+    cdef Job job
+    cdef object items       # iterator
+    cdef Py_ssize_t next    # index of the next task in the job
+    cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
+    cdef Py_ssize_t chunk   # items in a chunk; 0: single tasks
+    cdef int kind
+    cdef bint adaptive      # the size of frames follows the measured cost of a task
+    cdef Py_ssize_t flying  # adaptive: frames on their way
+    cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
+    cdef bint parked        # has reached the buffersize; next() brings it back
+    cdef Task stuck         # encoded, but there was no room for it
+
+
+cdef object END = object()
+
+
+cdef object following(object iterator):
+    """The next item, or END."""
+    cdef PyObject *item = PyIter_Next(iterator)
+    if item == NULL:
+        return END
+    result = <object>item
+    Py_DECREF_POINTER(item)
+    return result
+
+
+cdef object failure_of(object error):
+    failure = Failure.__new__(Failure)
+    (<Failure>failure).error = error
+    return failure
+
+
+cdef class Room(Waiter):
+    """What a feeder waits for: room for one more task, or the end."""
+    cdef Dispatcher dispatcher
+    cdef IMapIterator job
+
+    cdef bint satisfied(self) noexcept:
+        if self.dispatcher.stops(self.job):
+            return True
+        return (self.job.may_submit() and not self.dispatcher.backlog
+                and self.dispatcher.producer.outstanding <= self.dispatcher.map.slot_mask)
+
+
+@cython.final
+cdef class Dispatcher(Collector):
+    """The parent's end of one pool's segment.
+
+    seats: workers at most. slots: cells of the task ring, a power of two. ring_bytes: of each result ring, a power of two.
+    arena_bytes: address space for larger payloads (memory is used only as it is touched). cores: how many this process may
+    use. fallbacks: names of mechanisms to force, of {"unlinked", "poll"}.
+    Raises OSError if the system refuses the memory, ValueError for a geometry that is not allowed.
+    """
+    cdef rp_segment segment
+    cdef rp_map map
+    cdef rp_producer producer
+    cdef rp_arena arena
+    cdef rp_reader *readers
+    cdef Entry *entries
+    cdef rp_spin spin
+    cdef rp_u32 nap_bell            # the collector thread's own doorbell
+    cdef list pieces                # per seat: bytes of a long result, or None
+    cdef list filled                # per seat: how many of them have arrived
+    cdef dict boot_errors           # per seat: the initializer's failure
+    cdef set broken                 # seats whose ring is damaged: the worker has to go
+    cdef object pending             # Task and Source, in the order of submission
+    cdef bint backlog               # pending is not empty
+    cdef list trash                 # the user's objects, dropped when nothing is half done
+    cdef list due                   # jobs whose callbacks are to run
+    cdef object start_collector     # starts the collector thread; None once it was called
+    cdef object alarm               # called when a seat is found broken
+    cdef object callbacks           # where such jobs go: a function of one job
+    cdef object encode_function
+    cdef dict functions
+    cdef set live                   # unfinished jobs that a slot or the backlog may not know
+    cdef object ended               # the error that ended all jobs, or None
+    cdef uint32_t next_function
+    cdef uint32_t cores
+    cdef Py_ssize_t unfinished, urgent
+    cdef int waiting
+    cdef bint collecting, dormant, finished, closing, cut, released
+    cdef int64_t collected_at
+    cdef readonly int owner
+    cdef bint foreign
+    cdef object __weakref__
+    cdef public object callback_thread
+
+    def __cinit__(self, *, uint32_t seats, encode_function, callbacks, alarm, start_collector,
+                  uint32_t cores, uint32_t slots=DEFAULT_SLOTS,
+                  uint32_t ring_bytes=DEFAULT_RING_BYTES, uint64_t arena_bytes=1 << 36, fallbacks=()):
+        cdef rp_geometry g
+        cdef rp_segment_how how = RP_SEGMENT_UNLINKED if "unlinked" in fallbacks else RP_SEGMENT_ANY
+        cdef size_t size
+        cdef int err
+        self.segment.fd = -1
+        g.nslots, g.nseats, g.ring_bytes = slots, seats, ring_bytes
+        g.chairs = min(cores - 1, seats, <uint32_t>RP_SPIN_CHAIRS) if cores > 0 else 0
+        g.doorbell = RP_DOORBELL_POLL if "poll" in fallbacks else rp_doorbell_probe()
+        while True:
+            g.arena_bytes = arena_bytes
+            size = rp_layout_size(&g)
+            if size == 0:
+                raise ValueError(f"a pool of {seats} workers, {slots} slots and rings of {ring_bytes} bytes is not possible")
+            err = rp_segment_create(&self.segment, size, how)
+            # A limit on the address space (ulimit -v) leaves room for less.
+            if err != -ENOMEM and err != -EINVAL or arena_bytes <= (1 << 26):
+                break
+            arena_bytes //= 2
+        if err:
+            raise OSError(-err, f"no shared memory for the pool: {os.strerror(-err)}")
+        rp_layout_write(self.segment.base, &g)
+        err = rp_layout_open(&self.map, self.segment.base, self.segment.size)
+        if not err:
+            err = rp_segment_back(&self.segment, 0, <uint64_t>(self.map.rings - self.map.base))
+        if not err:
+            err = rp_producer_init(&self.producer, &self.map)
+        if err:
+            raise OSError(-err, f"no shared memory for the pool: {os.strerror(-err)}")
+        rp_arena_init(&self.arena, &self.map, &self.segment, KEEP_WARM_BYTES)
+        rp_spin_init(&self.spin)
+        self.readers = <rp_reader *>PyMem_RawCalloc(seats, sizeof(rp_reader))
+        self.entries = <Entry *>PyMem_RawCalloc(slots, sizeof(Entry))
+        if self.readers == NULL or self.entries == NULL:
+            raise MemoryError
+        for seat in range(seats):
+            rp_reader_init(&self.readers[seat], &self.map, seat)
+        self.pieces = [None] * seats
+        self.filled = [0] * seats
+        self.broken = set()
+        self.boot_errors = {}
+        self.pending = deque()
+        self.trash = []
+        self.due = []
+        self.live = set()
+        self.functions = {}
+        self.next_function = 1
+        self.encode_function = encode_function
+        self.callbacks = callbacks
+        self.alarm = alarm
+        self.start_collector = start_collector
+        self.cores = cores
+        self.owner = os.getpid()
+
+    def __dealloc__(self):
+        cdef uint64_t i
+        if self.entries != NULL and not self.foreign:
+            for i in range(self.map.slot_mask + 1):
+                Py_XDECREF(self.entries[i].job)
+        PyMem_RawFree(self.entries)
+        PyMem_RawFree(self.readers)
+        rp_producer_free(&self.producer)
+        rp_arena_release(&self.arena)
+        if self.foreign:
+            # The mapping did not come along over fork.
+            self.segment.base = NULL
+        rp_segment_close(&self.segment)
+
+    @property
+    def fd(self):
+        """Descriptor of the segment."""
+        return self.segment.fd
+
+    def release(self):
+        """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
+        while some thread still looks at it."""
+        if self.waiting or self.foreign:
+            return False
+        if not self.released:
+            self.released = True
+            self.functions.clear()
+            self.pending.clear()
+            self.backlog = False
+            rp_segment_close(&self.segment)
+            self.tidy()
+        return True
+
+    def disown(self, bint keep):
+        """In a forked child: the pool stays the parent's. keep: the child is a worker of it and needs the descriptor."""
+        self.foreign = True
+        if self.segment.fd >= 0 and not keep:
+            os.close(self.segment.fd)
+            self.segment.fd = -1
+
+    cdef int check(self) except -1:
+        if self.foreign:
+            raise RuntimeError(f"pool belongs to process {self.owner}, this is process {os.getpid()}")
+        return 0
+
+    # ---- encode and commit
+
+    cdef Function function_of(self, object target):
+        """The encoded function. Raises what pickling raises."""
+        cdef Function function = <Function>self.functions.get(id(target))
+        if function is not None:
+            return function
+        blob, cacheable, name = self.encode_function(target)
+        function = Function.__new__(Function)
+        function.name = name
+        self.store(blob, function)
+        function.id = self.next_function
+        self.next_function = self.next_function + 1 if self.next_function < 0xffffffffu else 1
+        if cacheable:
+            function.cached = True
+            function.target = target
+            if len(self.functions) >= FUNCTIONS_KEPT:
+                self.forget_functions()
+            self.functions[id(target)] = function
+        return function
+
+    cdef int store(self, bytes blob, Function function) except -1:
+        cdef uint64_t size = len(blob)
+        cdef int err = rp_arena_alloc(&self.arena, size + 8, &function.block)
+        if err:
+            raise OSError(-err, f"no shared memory for a function of {size} bytes: {os.strerror(-err)}")
+        memcpy(self.map.base + function.block.off, &size, 8)
+        memcpy(self.map.base + function.block.off + 8, PyBytes_AS_STRING(blob), size)
+        return 0
+
+    cdef int forget_functions(self) except -1:
+        for key, function in list(self.functions.items()):
+            if (<Function>function).users == 0:
+                del self.functions[key]
+                rp_arena_free(&self.arena, &(<Function>function).block)
+        return 0
+
+    cdef inline void commit(self, rp_slot *slot, uint64_t pos, Job job, Py_ssize_t index, Py_ssize_t count, int kind) noexcept:
+        cdef Entry *entry = &self.entries[pos & self.map.slot_mask]
+        cdef Function function = <Function>job.function
+        slot.kind = kind
+        slot.func_id = function.id
+        slot.func_off = function.block.off
+        Py_INCREF(job)
+        entry.job = <PyObject *>job
+        entry.index = index
+        entry.count = count
+        rp_producer_commit(&self.producer, pos)
+
+    cdef int put(self, Job job, Py_ssize_t index, int kind, object value) except -1:
+        """Encodes a single task and commits it, or leaves it in the backlog. An encoding error becomes the task's outcome."""
+        cdef Py_ssize_t size
+        cdef rp_slot *slot
+        cdef uint64_t pos = 0
+        cdef Task task
+        size = simple_size(value)
+        if 0 <= size <= RP_INLINE and not self.backlog:
+            slot = rp_producer_next(&self.producer, &pos)
+            if slot == NULL:
+                self.collect()
+                if not self.backlog:
+                    slot = rp_producer_next(&self.producer, &pos)
+            if slot != NULL and not job.done:
+                simple_write(value, slot.data)
+                slot.off = 0
+                slot.len = size
+                self.commit(slot, pos, job, index, 0, kind)
+                return 1
+        task = self.encoded(job, index, 0, kind, value)
+        if task is not None and (self.backlog or not self.commit_task(task)):
+            self.pending.append(task)
+            self.backlog = True
+            self.collect()
+            self.pump()
+        return 0
+
+    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value):
+        """The task, ready for a slot; None if it could not be encoded, which is then its outcome."""
+        cdef Task task = Task.__new__(Task)
+        task.job = job
+        task.index = index
+        task.count = count
+        task.kind = kind
+        task.data = Buffer()
+        try:
+            if count:
+                append_values(task.data, value, True)
+            else:
+                append_value(task.data, value, True)
+        except BaseException as error:
+            job.place(index, count, failure_of(error))
+            return None
+        return task
+
+    cdef int commit_task(self, Task task) except -1:
+        """True if the task is in the ring, or its job has ended; False if there is no room for it now."""
+        cdef rp_slot *slot
+        cdef uint64_t pos = 0
+        cdef unsigned char *to
+        cdef unsigned char *data
+        cdef Py_ssize_t used
+        cdef int err
+        if task.job.done:
+            rp_arena_free(&self.arena, &task.block)
+            return True
+        if self.producer.outstanding > self.map.slot_mask:
+            return False
+        if task.data is not None and task.data.used > RP_INLINE:
+            used = task.data.used
+            err = rp_arena_alloc(&self.arena, used, &task.block)
+            if err:
+                if self.arena.used_bytes and self.producer.outstanding:
+                    return False
+                task.job.place(task.index, task.count, failure_of(OSError(
+                    -err, f"no shared memory for a task of {used} bytes: {os.strerror(-err)}")))
+                return True
+            to, data = self.map.base + task.block.off, task.data.data
+            if used < 65536:
+                memcpy(to, data, used)
+            else:
+                with nogil:
+                    memcpy(to, data, used)
+            task.data = None
+            if task.job.done:
+                rp_arena_free(&self.arena, &task.block)
+                return True
+        slot = rp_producer_next(&self.producer, &pos)
+        if slot == NULL:
+            return False
+        if task.block.off:
+            slot.off = task.block.off
+            slot.len = task.block.len
+        else:
+            slot.off = 0
+            slot.len = task.data.used
+            memcpy(slot.data, task.data.data, task.data.used)
+        self.entries[pos & self.map.slot_mask].block = task.block
+        task.block.off = 0
+        self.commit(slot, pos, task.job, task.index, task.count, task.kind)
+        return True
+
+    cdef int pump(self) except -1:
+        """Moves the backlog into the ring, as far as there is room."""
+        cdef Source source
+        while self.backlog:
+            first = self.pending.popleft()
+            self.backlog = len(self.pending) > 0
+            if type(first) is Task:
+                done = self.commit_task(<Task>first)
+            else:
+                source = <Source>first
+                done = self.feed(source)
+            if not done:
+                self.pending.appendleft(first)
+                self.backlog = True
+                break
+        rp_producer_kick(&self.producer)
+        return 0
+
+    cdef int feed(self, Source source) except -1:
+        """1: the source needs no attention now, it is exhausted or parked at its buffersize. 0: there is no room for more."""
+        cdef IMapIterator iterator = <IMapIterator>source.job if isinstance(source.job, IMapIterator) else None
+        cdef int fed = 1
+        while fed == 1:
+            if source.stuck is not None:
+                if not self.commit_task(source.stuck):
+                    return 0
+                source.stuck = None
+            if source.job.done:
+                return 1
+            if iterator is not None and self.stops(iterator):
+                iterator.set_length(source.next)
+                return 1
+            if iterator is not None and not iterator.may_submit():
+                source.parked = True
+                return 1
+            try:
+                fed = self.feed_single(source) if source.chunk == 0 else self.feed_chunk(source)
+            except BaseException as error:
+                # The iterator itself: a dict that changed its size, say.
+                source.job.place(source.next, 1, failure_of(error))
+                source.next += 1
+                fed = 2
+            if fed and iterator is not None and fed != 2:
+                iterator.submitted += 1
+            rp_producer_nudge(&self.producer)
+        if fed == 2 and iterator is not None:
+            iterator.set_length(source.next)
+        return fed != 0
+
+    cdef int feed_single(self, Source source) except -1:
+        """1: one task went out. 0: no room. 2: no items left."""
+        cdef uint64_t pos = 0
+        cdef Py_ssize_t size
+        cdef rp_slot *slot = rp_producer_next(&self.producer, &pos)
+        if slot == NULL:
+            return 0
+        item = following(source.items)
+        if item is END:
+            return 2
+        source.next += 1
+        size = simple_size(item)
+        if 0 <= size <= RP_INLINE:
+            simple_write(item, slot.data)
+            slot.off = 0
+            slot.len = size
+            self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
+        else:
+            source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item)
+        return 1
+
+    cdef int feed_chunk(self, Source source) except -1:
+        """As feed_single, for a chunk."""
+        cdef Py_ssize_t n = source.chunk, i
+        cdef bint in_map = source.left >= 0
+        if self.producer.outstanding > self.map.slot_mask:
+            return 0
+        if source.adaptive:
+            if source.flying >= 3 * <Py_ssize_t>self.map.nseats:
+                return 0
+            n = self.frame_size(source)
+        chunk = []
+        for i in range(n):
+            item = following(source.items)
+            if item is END:
+                break
+            chunk.append(item)
+        n = len(chunk)
+        if n == 0:
+            return 2
+        source.flying += 1
+        if in_map:
+            source.left -= n
+        i = source.next
+        source.next += n if in_map else 1
+        source.stuck = self.encoded(source.job, i, n, source.kind, chunk)
+        return 1
+
+    cdef Py_ssize_t frame_size(self, Source source) noexcept:
+        """Small until tasks prove cheap, then about FRAME_NS of work, and smaller again towards the end (guided)."""
+        cdef Py_ssize_t n, share
+        if source.cost_ns < 0:
+            return 1
+        n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
+        n = min(n, source.chunk * 8, FRAME_MOST)
+        share = source.left // (2 * <Py_ssize_t>self.map.nseats)
+        source.chunk = max(n, 1)
+        return max(1, min(n, share))
+
+    # ---- submit
+
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1:
+        """Common to all jobs. An encoding error of the function ends the job."""
+        self.check()
+        job.collector = self
+        job.pool = pool
+        job.callback = callback
+        job.error_callback = error_callback
+        self.unfinished += 1
+        if callback is not None or error_callback is not None:
+            self.urgent += 1
+        if self.ended is not None:
+            job.abort(self.ended)
+            return 0
+        try:
+            job.function = self.function_of(target)
+            (<Function>job.function).users += 1
+        except BaseException as error:
+            job.function = None
+            job.abort(error)
+        return 0
+
+    def submit_call(self, pool, target, args, kwds, callback, error_callback, bint sync):
+        """AsyncResult of target(*args, **kwds). sync: the caller is about to wait for it."""
+        cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
+        self.begin(job, pool, target, callback, error_callback)
+        if not job.done:
+            if kwds:
+                self.put(job, 0, TASK_CALL_KW, (args, kwds))
+            else:
+                self.put(job, 0, TASK_CALL, args)
+            rp_producer_kick(&self.producer)
+        self.submitted(sync)
+        return job
+
+    def submit_map(self, pool, target, items, Py_ssize_t length, bint star, Py_ssize_t chunksize, bint adaptive,
+                   callback, error_callback, bint sync):
+        """MapResult. items: an iterator that runs no user code and gives `length` > 0 items; chunksize 1 or more."""
+        cdef MapResult job = MapResult.__new__(MapResult)
+        cdef Source source
+        job.values = [None] * length
+        job.left = length
+        self.begin(job, pool, target, callback, error_callback)
+        if not job.done:
+            source = self.source_of(job, items, star, chunksize, adaptive)
+            source.left = length
+            self.enqueue(source)
+        self.submitted(sync)
+        return job
+
+    def submit_iterator(self, pool, target, bint star, bint unordered, Py_ssize_t buffersize):
+        """IMapIterator without tasks yet: `pull` or a feeder give them."""
+        cdef IMapIterator job = (IMapUnorderedIterator if unordered else IMapIterator).__new__(
+            IMapUnorderedIterator if unordered else IMapIterator)
+        job.buffersize = buffersize
+        job.limited = buffersize > 0
+        self.begin(job, pool, target, None, None)
+        return job
+
+    def pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize):
+        """Feeds an iterator that runs no user code."""
+        if not job.done:
+            source = self.source_of(job, items, star, chunksize, False)
+            (<Source>source).left = -1
+            job.source = source
+            self.enqueue(<Source>source)
+        self.submitted(False)
+
+    def failed(self, pool, error, callback, error_callback):
+        """A MapResult that has failed before it had a task."""
+        cdef MapResult job = MapResult.__new__(MapResult)
+        self.begin(job, pool, len, callback, error_callback)
+        job.abort(error)
+        self.submitted(False)
+        return job
+
+    def empty(self, pool):
+        """The MapResult of no items: ready, and its callback is never called, as in the stdlib."""
+        cdef MapResult job = MapResult.__new__(MapResult)
+        self.check()
+        job.collector = self
+        job.values = []
+        job.done = job.visible = True
+        return job
+
+    cdef Source source_of(self, Job job, items, bint star, Py_ssize_t chunksize, bint adaptive):
+        cdef Source source = Source.__new__(Source)
+        source.job = job
+        source.items = items
+        source.cost_ns = -1.0
+        source.adaptive = adaptive
+        source.chunk = 0 if chunksize == 1 and not adaptive else chunksize
+        source.kind = ((TASK_CHUNK_STAR if star else TASK_CHUNK) if source.chunk else (TASK_STAR if star else TASK_ITEM))
+        return source
+
+    cdef int enqueue(self, Source source) except -1:
+        job = source.job
+        self.live.add(job)
+        source.job.source = source
+        self.pending.append(source)
+        self.backlog = True
+        self.pump()
+        return 0
+
+    cdef int submitted(self, bint sync) except -1:
+        if not sync and self.unfinished:
+            self.wake_collector()
+        self.tidy()
+        return 0
+
+    cdef int wake_collector(self) except -1:
+        if self.start_collector is not None:
+            start, self.start_collector = self.start_collector, None
+            start()
+        elif self.dormant:
+            self.poke()
+        return 0
+
+    def run_feeder(self, IMapIterator job, iterable, bint star, Py_ssize_t chunksize):
+        """On a thread of its own: gives the items of any iterable to the pool, which may run or block as they please."""
+        cdef Room room = Room.__new__(Room)
+        cdef int kind
+        cdef Task task
+        cdef bint single = chunksize == 1
+        cdef Py_ssize_t i = 0
+        room.dispatcher = self
+        room.job = job
+        self.live.add(job)
+        if single:
+            kind = TASK_STAR if star else TASK_ITEM
+        else:
+            kind = TASK_CHUNK_STAR if star else TASK_CHUNK
+        try:
+            items = iter(iterable)
+            iterable = None
+            while True:
+                self.wait_for(room, -1.0)
+                if self.stops(job):
+                    break
+                if single:
+                    item = next(items, END)
+                    if item is END:
+                        break
+                    job.submitted += 1
+                    self.put(job, i, kind, item)
+                else:
+                    item = []
+                    try:
+                        while len(item) < chunksize:
+                            item.append(next(items))
+                    except StopIteration:
+                        if not item:
+                            break
+                    job.submitted += 1
+                    task = self.encoded(job, i, len(item), kind, item)
+                    if task is not None:
+                        self.pending.append(task)
+                        self.backlog = True
+                        self.pump()
+                item = None
+                i += 1
+                rp_producer_kick(&self.producer)
+        except BaseException as error:
+            # At its place in the order, and not as the worker's: the iterable failed, or its place in the pool is gone.
+            job.place(i, 0, failure_of(error))
+            i += 1
+        job.set_length(i)
+        self.submitted(False)
+        self.ring()
+
+    cdef bint stops(self, IMapIterator job) noexcept:
+        """True if the iterable gives no more tasks. close() ends iterators with a buffersize, as in CPython 3.16: the consumer that
+        would make room may be the one who waits in join()."""
+        return job.done or self.cut or (self.closing and job.limited)
+
+    cdef int wants_more(self, Job job) except -1:
+        cdef IMapIterator iterator = <IMapIterator>job
+        cdef Source source = <Source>job.source
+        if source is None:
+            # A feeder thread waits on the doorbell; a ring for every item would cost more than the item.
+            if iterator.submitted - iterator.yielded == iterator.buffersize - 1 or iterator.submitted == iterator.yielded:
+                self.ring()
+        elif source.parked:
+            source.parked = False
+            self.pending.append(source)
+            self.backlog = True
+            self.pump()
+        return 0
+
+    # ---- collect
+
+    cdef int collect(self) except -1:
+        """Takes all results that are there. Returns their number."""
+        cdef uint32_t seat
+        cdef int n = 0, got, k
+        cdef rp_view view
+        if self.collecting or self.released:
+            return 0
+        self.collecting = True
+        for seat in range(self.map.nseats):
+            if not rp_reader_unread(&self.readers[seat]) or seat in self.broken:
+                continue
+            got = 1
+            for k in range(RECORDS_A_PASS):
+                got = rp_reader_peek(&self.readers[seat], &view)
+                if got != 1:
+                    break
+                if not self.take_record(seat, &view):
+                    got = -EINVAL
+                    break
+                rp_reader_consume(&self.readers[seat], &view)
+                n += 1
+            if got < 0:
+                self.broken.add(seat)
+                n += 1
+            rp_reader_room(&self.readers[seat])
+        self.collecting = False
+        if n:
+            self.collected_at = rp_now_ns()
+            self.tidy()
+        return n
+
+    cdef int tidy(self) except -1:
+        """Outside every critical stretch: drops the user's objects, passes on callbacks, lets the workers of a closed pool go."""
+        if self.trash:
+            trash, self.trash = self.trash, []
+            trash = None
+        if self.due:
+            due, self.due = self.due, []
+            for job in due:
+                self.callbacks(job)
+        if self.released:
+            return 0
+        if self.broken:
+            self.alarm()
+        if self.closing and self.unfinished == 0 and not load32(&self.map.h.stop):
+            store32(&self.map.h.stop, 1)
+            rp_wake_all(&self.map)
+        return 0
+
+    cdef bint take_record(self, uint32_t seat, rp_view *view) noexcept:
+        """False: the record cannot be true."""
+        cdef Entry *entry
+        cdef const unsigned char *at = view.payload
+        cdef Py_ssize_t size = view.len
+        cdef int kind = view.kind
+        cdef bytes whole = None
+        cdef object outcome = None
+        cdef int64_t ns = 0
+        try:
+            if kind == RESULT_PIECE:
+                if not rp_producer_runs(&self.producer, view.pos, seat):
+                    return False
+                whole = self.assemble(seat, at, size)
+                if whole is None:
+                    return True
+                at = <const unsigned char *>PyBytes_AS_STRING(whole)
+                kind = at[0]
+                at += 1
+                size = PyBytes_GET_SIZE(whole) - 1
+            if kind == RESULT_BOOT:
+                self.boot_errors[seat] = failure_from(at, size)
+                return True
+            if size < 1 or not rp_producer_runs(&self.producer, view.pos, seat):
+                return False
+            entry = &self.entries[view.pos & self.map.slot_mask]
+            if kind == RESULT_VALUE:
+                if entry.count:
+                    return False
+                if at[0] == TAG_PICKLE:
+                    outcome = raw_from(at, size, -1)
+                else:
+                    outcome = decode(at, size)
+            elif kind == RESULT_VALUES:
+                if size < 9 or entry.count <= 0:
+                    return False
+                memcpy(&ns, at, 8)
+                if at[8] == TAG_PICKLE:
+                    outcome = raw_from(at + 8, size - 8, entry.count)
+                else:
+                    outcome = decode_values(at + 8, size - 8)
+                    if len(<list>outcome) != entry.count:
+                        return False
+            elif kind == RESULT_ERROR:
+                outcome = failure_from(at, size)
+            else:
+                return False
+        except MemoryError as error:
+            outcome = failure_of(error)
+        except BaseException:
+            return False
+        # Decoding containers may have started a garbage collection, and with it anything.
+        if not rp_producer_runs(&self.producer, view.pos, seat):
+            return False
+        self.settle(view.pos, outcome, ns)
+        return True
+
+    cdef bytes assemble(self, uint32_t seat, const unsigned char *at, Py_ssize_t size):
+        """Adds a piece of a long result; the whole when it is complete, else None. ValueError for a piece that cannot be true."""
+        cdef uint64_t total, offset
+        cdef bytes whole
+        if size < 16:
+            raise ValueError("short piece")
+        memcpy(&total, at, 8)
+        memcpy(&offset, at + 8, 8)
+        size -= 16
+        if offset == 0:
+            if total < 2 or total > (<uint64_t>1 << 46):
+                raise ValueError("impossible size")
+            self.pieces[seat] = PyBytes_FromStringAndSize(NULL, total)
+            self.filled[seat] = 0
+        whole = self.pieces[seat]
+        if whole is None or <uint64_t>PyBytes_GET_SIZE(whole) != total or offset != <uint64_t>self.filled[seat]:
+            raise ValueError("piece out of order")
+        if <uint64_t>size > total - offset:
+            raise ValueError("piece too long")
+        memcpy(PyBytes_AS_STRING(whole) + offset, at + 16, size)
+        self.filled[seat] = offset + size
+        if offset + size < total:
+            return None
+        self.pieces[seat] = None
+        return whole
+
+    cdef int settle(self, uint64_t pos, object outcome, int64_t ns) noexcept:
+        """The task has its outcome: its slot and block are free, its job gets it."""
+        cdef Entry *entry = &self.entries[pos & self.map.slot_mask]
+        cdef Job job
+        cdef Source source
+        cdef Py_ssize_t index = entry.index, count = entry.count
+        if entry.job == NULL:
+            return 0
+        job = <Job>entry.job
+        Py_XDECREF(entry.job)
+        entry.job = NULL
+        rp_producer_settle(&self.producer, pos)
+        rp_arena_free(&self.arena, &entry.block)
+        if count and job.source is not None:
+            source = <Source>job.source
+            source.flying -= 1
+            if ns > 0:
+                source.cost_ns = ns / <double>count if source.cost_ns < 0 else 0.7 * source.cost_ns + 0.3 * ns / count
+        job.place(index, count, outcome)
+        self.trash.append(job)
+        return 0
+
+    cdef int settled(self, Job job) noexcept:
+        cdef Function function = <Function>job.function
+        self.unfinished -= 1
+        if function is not None:
+            function.users -= 1
+            if function.users == 0 and not function.cached:
+                rp_arena_free(&self.arena, &function.block)
+            job.function = None
+        if job.source is not None:
+            self.trash.append(job.source)
+            job.source = None
+        self.trash.append(job.pool)
+        job.pool = None
+        self.live.discard(job)
+        if not job.visible:
+            self.urgent -= 1
+            self.due.append(job)
+        return 0
+
+    cdef int poll(self) except -1:
+        self.check()
+        self.collect()
+        if self.backlog:
+            self.pump()
+        self.tidy()
+        return 0
+
+    # ---- wait
+
+    cdef int wait_for(self, Waiter waiter, double timeout) except -1:
+        cdef int64_t deadline = -1, left = -1
+        cdef rp_patience patience
+        cdef rp_spin spin
+        cdef uint32_t seen
+        self.check()
+        if timeout >= 0:
+            deadline = rp_now_ns() + <int64_t>(min(timeout, 1e9) * 1e9)
+        try:
+            while True:
+                if self.released:
+                    return waiter.satisfied()
+                seen = rp_parent_arm(&self.map)
+                self.collect()
+                if self.backlog and not waiter.satisfied():
+                    self.pump()
+                if self.trash or self.due or self.closing:
+                    self.tidy()
+                if waiter.satisfied():
+                    return 1
+                if self.callback_thread is not None and isinstance(waiter, Job):
+                    self.refuse_deadlock(<Job>waiter)
+                if deadline >= 0:
+                    left = deadline - rp_now_ns()
+                    if left <= 0:
+                        return 0
+                patience.limit_ns = left
+                self.be_patient(&patience)
+                spin = self.spin
+                self.waiting += 1
+                with nogil:
+                    rp_parent_wait(&self.map, self.readers, self.map.nseats, seen, &patience, &spin)
+                self.waiting -= 1
+                self.spin = spin
+                self.check()
+                PyErr_CheckSignals()
+        finally:
+            if self.unfinished and not self.waiting and (self.dormant or self.start_collector is not None):
+                self.wake_collector()
+
+    cdef int refuse_deadlock(self, Job job) except -1:
+        if job.done and not job.visible and self.callback_thread == threading.get_ident():
+            raise RuntimeError("a callback waits for a result whose own callback can only run after it")
+        return 0
+
+    cdef void be_patient(self, rp_patience *patience) noexcept:
+        cdef uint32_t out = self.producer.outstanding, workers = self.map.nseats, bytes
+        # As many workers as there are tasks run beside this thread: spinning must not take a core from one of them.
+        patience.spin = min(out, workers) < self.cores
+        patience.wake_bytes = 0
+        if out > 64:
+            # About half of what is out, at the size of a small result.
+            bytes = out * 16 // workers
+            patience.wake_bytes = min(bytes, self.map.ring_bytes // 2)
+
+    def ring(self):
+        """Makes everybody in the parent who waits look again."""
+        if not self.foreign and not self.released:
+            rp_parent_ring(&self.map)
+
+    cdef int poke(self) except -1:
+        if self.released:
+            return 0
+        rp_bell_ring(&self.nap_bell, <rp_doorbell_kind>self.map.h.doorbell)
+        return 0
+
+    cdef int nap(self, uint32_t seen, int64_t ns) except -1:
+        cdef rp_doorbell_kind kind = <rp_doorbell_kind>self.map.h.doorbell
+        with nogil:
+            rp_bell_park(&self.nap_bell, seen, ns, kind)
+        return 0
+
+    def run_collector(self):
+        """On a thread of its own, until `finish`: collects for callbacks, and while no caller does."""
+        cdef uint32_t seen, bell
+        cdef int ticks = 0
+        cdef bint unread
+        cdef rp_patience patience
+        cdef rp_spin spin
+        rp_spin_init(&spin)
+        patience.spin = False
+        patience.wake_bytes = 0
+        patience.limit_ns = -1
+        while not self.finished:
+            seen = rp_bell_read(&self.nap_bell)
+            if self.unfinished == 0 or (self.waiting and ticks >= SHADOW_TICKS):
+                ticks = 0
+                self.dormant = True
+                self.nap(seen, -1)
+                self.dormant = False
+            elif self.waiting:
+                ticks += 1
+                self.nap(seen, COALESCE_NS)
+            else:
+                ticks = 0
+                bell = rp_parent_arm(&self.map)
+                with nogil:
+                    unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, bell, &patience, &spin)
+                if unread and not self.urgent:
+                    self.nap(seen, COALESCE_NS)
+                    if self.waiting or rp_now_ns() - self.collected_at < COALESCE_NS:
+                        continue
+                self.collect()
+                if self.backlog:
+                    self.pump()
+                self.tidy()
+
+    # ---- life
+
+    def close(self):
+        """No more jobs come: workers leave when all are done."""
+        if self.foreign or self.released:
+            return
+        self.closing = True
+        for job in list(self.live):
+            source = (<Job>job).source
+            if source is not None and (<Source>source).parked:
+                (<IMapIterator>job).set_length((<Source>source).next)
+        self.ring()
+        self.tidy()
+
+    def end(self, error):
+        """Every unfinished job fails with this error, and so does every later one."""
+        cdef uint64_t i
+        if self.foreign or self.released:
+            return
+        if self.ended is None:
+            self.ended = error
+        self.cut = True
+        jobs = list(self.live)
+        for i in range(self.map.slot_mask + 1):
+            if self.entries[i].job != NULL:
+                jobs.append(<object>self.entries[i].job)
+        for entry in list(self.pending):
+            jobs.append((<Task>entry).job if type(entry) is Task else (<Source>entry).job)
+        for job in jobs:
+            (<Job>job).abort(error)
+        self.ring()
+        self.tidy()
+
+    def finish(self):
+        """The collector thread ends."""
+        self.finished = True
+        self.poke()
+        self.ring()
+
+    @property
+    def idle(self):
+        return self.unfinished == 0
+
+    # ---- seats
+
+    def seat_started(self, uint32_t seat):
+        """True if the worker in this seat has run its initializer."""
+        return load32(&self.map.seats[seat].phase) >= RP_SEAT_SERVING
+
+    def broken_seats(self):
+        """Seats whose ring holds what no worker of ours would write."""
+        return set(self.broken)
+
+    def boot_error(self, uint32_t seat):
+        """The exception of the initializer that failed in this seat, or None."""
+        failure = self.boot_errors.pop(seat, None)
+        return None if failure is None else (<Failure>failure).exception()
+
+    def bury(self, uint32_t seat, describe):
+        """The worker in this seat is dead: takes its last results, fails the tasks that it was running, empties the seat.
+
+        describe: function of (name of the called function, task index) that gives the error of a lost task.
+        Returns the number of lost tasks.
+        """
+        cdef uint64_t lost[LOST_MOST]
+        cdef uint32_t n, i
+        cdef Entry *entry
+        cdef Job job
+        while seat not in self.broken and rp_reader_unread(&self.readers[seat]):
+            if self.collecting:
+                yield_gil()
+            else:
+                self.collect()
+        n = rp_producer_bury(&self.producer, seat, lost, LOST_MOST)
+        for i in range(n):
+            entry = &self.entries[lost[i] & self.map.slot_mask]
+            if entry.job == NULL:
+                continue
+            job = <Job>entry.job
+            name = (<Function>job.function).name if job.function is not None else "?"
+            error = describe(name, entry.index)
+            self.settle(lost[i], failure_of(error), 0)
+        self.pieces[seat] = None
+        self.broken.discard(seat)
+        rp_reader_init(&self.readers[seat], &self.map, seat)
+        self.ring()
+        self.poll()
+        return n
+
+    @property
+    def late(self):
+        """Wake-ups by time-out that found work: each one is a bug in a doorbell protocol."""
+        if self.released or self.foreign:
+            return 0
+        return load32(&self.map.h.late) + sum(load32(&self.map.seats[i].late) for i in range(self.map.nseats))
+
+    @property
+    def arena_used(self):
+        """Bytes of the arena that are in use."""
+        return self.arena.used_bytes
+
+
+cdef object failure_from(const unsigned char *at, Py_ssize_t size):
+    failure = Failure.__new__(Failure)
+    (<Failure>failure).data = PyBytes_FromStringAndSize(<const char *>at, size)
+    return failure
+
+
+cdef object raw_from(const unsigned char *at, Py_ssize_t size, Py_ssize_t count):
+    cdef Raw raw = Raw.__new__(Raw)
+    raw.data = PyBytes_FromStringAndSize(<const char *>at, size)
+    raw.count = count
+    return raw
+
+
+cdef int yield_gil() except -1:
+    with nogil:
+        rp_bell_park(&nobody, 0, 100000, RP_DOORBELL_POLL)
+    return 0
+
+cdef rp_u32 nobody

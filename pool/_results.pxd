@@ -1,0 +1,61 @@
+"""Handles of jobs: see _results.pyx."""
+
+from cpython.object cimport PyObject
+
+cdef class Raw:
+    cdef bytes data
+    cdef Py_ssize_t count
+    cdef object load(self)
+
+cdef class Failure:
+    cdef bytes data
+    cdef object error
+    cdef object exception(self)
+
+cdef class Waiter:
+    cdef bint satisfied(self) noexcept
+
+cdef class Collector:
+    cdef int wait_for(self, Waiter waiter, double timeout) except -1
+    cdef int poll(self) except -1
+    cdef int settled(self, Job job) noexcept
+    cdef int wants_more(self, Job job) except -1
+
+cdef class Job(Waiter):
+    cdef Collector collector
+    cdef object pool, function, source
+    cdef object __weakref__
+    cdef object callback, error_callback
+    cdef Failure failure
+    cdef bint done, visible
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept
+    cdef int abort(self, object error) noexcept
+    cdef int finish(self) noexcept
+
+cdef class AsyncResult(Job):
+    cdef object value
+    cdef object take(self)
+
+cdef class MapResult(AsyncResult):
+    cdef list values
+    cdef Py_ssize_t left
+    cdef bint has_raw
+    cdef int load_all(self) except -1
+
+cdef class IMapIterator(Job):
+    cdef PyObject **items        # items[i & (room - 1)]: outcome i, or NULL while it is not there
+    cdef Py_ssize_t room         # power of two
+    cdef Py_ssize_t yielded      # outcomes that next() gave out
+    cdef Py_ssize_t placed       # outcomes that arrived
+    cdef Py_ssize_t length       # outcomes there will be; -1 while the iterable goes on
+    cdef Py_ssize_t submitted    # tasks that the iterable gave so far
+    cdef readonly Py_ssize_t buffersize  # 0: no limit
+    cdef bint limited            # the iterable waits for next() to make room
+    cdef bint unordered
+    cdef object following(self, double timeout)
+    cdef int enlarge(self, Py_ssize_t at) noexcept
+    cdef int set_length(self, Py_ssize_t length) noexcept
+    cdef bint may_submit(self) noexcept
+
+cdef class IMapUnorderedIterator(IMapIterator):
+    pass

@@ -1,0 +1,382 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Handles of jobs: where outcomes are placed, and what callers wait on.
+
+A job owns its outcomes until the caller takes them. `place`, `abort` and `finish` are called by the collector with the GIL held;
+they run no user code and make no container, so that no other thread and no finalizer gets in between. Outcomes that only
+unpickling can turn into objects stay bytes (Raw, Failure) until whoever asked for them takes them: unpickling is user code.
+"""
+
+import types
+from multiprocessing import TimeoutError
+from multiprocessing.pool import RemoteTraceback
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SET_ITEM
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+
+import pickle
+
+from pool._codec cimport decode, decode_values
+
+cdef extern from "Python.h":
+    void Py_INCREF_PTR "Py_INCREF"(PyObject *) noexcept
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Raw:
+    """The bytes of a result that nobody has asked for yet. count: values in it if it is a chunk, else -1."""
+
+    cdef object load(self):
+        cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(self.data)
+        if self.count >= 0:
+            return decode_values(at, PyBytes_GET_SIZE(self.data))
+        return decode(at, PyBytes_GET_SIZE(self.data))
+
+
+@cython.final
+cdef class Failure:
+    """The error of a task: an exception of this process, or the bytes of one that a worker raised."""
+
+    cdef object exception(self):
+        if self.error is None:
+            data, self.data = self.data, None
+            self.error = load_error(data)
+        return self.error
+
+
+cdef object load_error(bytes data):
+    """The exception in a RESULT_ERROR, with the worker's traceback as its cause; or the error that unpickling it raised."""
+    text = "no traceback"
+    try:
+        text, pickled = decode(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        error = pickle.loads(pickled)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"the task's exception was unpickled as {type(error).__name__}")
+        if text is None:
+            return error
+    except BaseException as failed:
+        error = failed
+        error.__context__ = None
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+cdef class Waiter:
+    """A condition that somebody waits for. Checked with the GIL held; runs no user code."""
+
+    cdef bint satisfied(self) noexcept:
+        return True
+
+
+cdef class Collector:
+    """What a handle needs of the one who collects results."""
+
+    cdef int wait_for(self, Waiter waiter, double timeout) except -1:
+        """Collects until the waiter is satisfied or `timeout` seconds passed (negative: no limit)."""
+        raise NotImplementedError
+
+    cdef int poll(self) except -1:
+        """Collects what is there, without waiting."""
+        raise NotImplementedError
+
+    cdef int settled(self, Job job) noexcept:
+        """The job is done: its function and callbacks are the collector's to look after."""
+        return 0
+
+    cdef int wants_more(self, Job job) except -1:
+        """next() made room for tasks of a job that had reached its buffersize."""
+        return 0
+
+
+cdef class Job(Waiter):
+    """One call by the user. done: every task has its outcome; visible: the caller may see it (callbacks are through)."""
+
+    cdef bint satisfied(self) noexcept:
+        return self.visible
+
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
+        """The outcome of the task `index`: a value, a Raw or a Failure. count > 0: of a chunk of so many, from `index` on."""
+        return 0
+
+    cdef int abort(self, object error) noexcept:
+        """Ends the job now with this error, whatever is still out. Does nothing to a job that is done."""
+        if not self.done:
+            self.failure = Failure.__new__(Failure)
+            self.failure.error = error
+            self.finish()
+        return 0
+
+    cdef int finish(self) noexcept:
+        self.done = True
+        if self.callback is None and self.error_callback is None:
+            self.visible = True
+        self.collector.settled(self)
+        return 0
+
+    @property
+    def _function(self):
+        return None if self.function is None else self.function.name
+
+
+cdef class AsyncResult(Job):
+    """What apply_async() gives: the result of one call, now or later.
+
+    The pool makes these; there is no public constructor.
+    """
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def ready(self) -> bool:
+        """True once the call has completed and its callback has run."""
+        if not self.visible:
+            self.collector.poll()
+        return self.visible
+
+    def successful(self) -> bool:
+        """True if the call returned a value. ValueError if it is not ready."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        try:
+            self.take()
+        except BaseException as error:
+            if self.failure is None or error is not self.failure.exception():
+                raise
+            return False
+        return True
+
+    def wait(self, timeout=None) -> None:
+        """Waits until the call has completed, or for `timeout` seconds."""
+        if not self.visible:
+            self.collector.wait_for(self, -1.0 if timeout is None else max(0.0, timeout))
+
+    def get(self, timeout=None):
+        """The value of the call, or raises its error.
+
+        timeout: seconds to wait at most, then multiprocessing.TimeoutError.
+        """
+        self.wait(timeout)
+        if not self.visible:
+            raise TimeoutError
+        return self.take()
+
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
+        if self.done:
+            return 0
+        if type(outcome) is Failure:
+            self.failure = <Failure>outcome
+        else:
+            self.value = outcome
+        return self.finish()
+
+    cdef object take(self):
+        """The value, unpickled the first time; or raises the error."""
+        if self.failure is None and type(self.value) is Raw:
+            try:
+                self.value = (<Raw>self.value).load()
+            except BaseException as error:
+                self.failure = Failure.__new__(Failure)
+                self.failure.error = error
+                self.value = None
+        if self.failure is not None:
+            raise self.failure.exception()
+        return self.value
+
+    def _run_callback(self):
+        """On the callback thread: the user's callback, whose own error becomes the job's (as in CPython 3.16)."""
+        try:
+            try:
+                value = self.take()
+            except BaseException as error:
+                if self.failure is None or error is not self.failure.exception():
+                    raise
+                if self.error_callback is not None:
+                    self.error_callback(error)
+            else:
+                if self.callback is not None:
+                    self.callback(value)
+        except BaseException as error:
+            failure = Failure()
+            (<Failure>failure).error = error
+            self.failure = failure
+            self.value = None
+        self.callback = self.error_callback = None
+        self.visible = True
+
+
+cdef class MapResult(AsyncResult):
+    """What map_async() and starmap_async() give: the list of all results, or the first error that was detected."""
+
+    def __init__(self):
+        self.values = []
+
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
+        cdef Py_ssize_t i, n = max(count, 1)
+        cdef object item
+        if self.done:
+            return 0
+        if type(outcome) is Failure:
+            if self.failure is None:
+                self.failure = <Failure>outcome
+        elif index < 0 or index + n > PyList_GET_SIZE(self.values):
+            pass
+        elif count > 0 and type(outcome) is list and PyList_GET_SIZE(outcome) == n:
+            for i in range(n):
+                item = <object>PyList_GET_ITEM(<list>outcome, i)
+                Py_INCREF(item)
+                PyList_SET_ITEM(self.values, index + i, item)
+        else:
+            self.has_raw = self.has_raw or type(outcome) is Raw
+            Py_INCREF(outcome)
+            PyList_SET_ITEM(self.values, index, outcome)
+        self.left -= n
+        if self.left <= 0:
+            return self.finish()
+        return 0
+
+    cdef object take(self):
+        if self.failure is None and self.has_raw:
+            try:
+                self.load_all()
+                self.has_raw = False
+            except BaseException as error:
+                self.failure = Failure.__new__(Failure)
+                self.failure.error = error
+        if self.failure is not None:
+            self.values = None
+            raise self.failure.exception()
+        return self.values
+
+    cdef int load_all(self) except -1:
+        cdef Py_ssize_t i = 0, n = len(self.values), k
+        cdef list values = self.values, chunk
+        cdef Raw raw
+        while i < n:
+            item = values[i]
+            if type(item) is not Raw:
+                i += 1
+                continue
+            raw = <Raw>item
+            if raw.count < 0:
+                values[i] = raw.load()
+                i += 1
+                continue
+            chunk = raw.load()
+            k = raw.count
+            if len(chunk) != k or k > n - i:
+                raise ValueError(f"a worker returned {len(chunk)} results for {k} tasks")
+            values[i:i + k] = chunk
+            i += max(k, 1)
+        return 0
+
+
+cdef class IMapIterator(Job):
+    """What imap() gives: the results in the order of the tasks, each as soon as it is there."""
+
+    def __cinit__(self):
+        self.room = 16
+        self.length = -1
+        self.items = <PyObject **>PyMem_RawCalloc(self.room, sizeof(PyObject *))
+        if self.items == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.items != NULL:
+            for i in range(self.room):
+                Py_XDECREF(self.items[i])
+            PyMem_RawFree(self.items)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.following(-1.0)
+
+    def next(self, timeout=None):
+        """The next result. StopIteration at the end; multiprocessing.TimeoutError after `timeout` seconds without one.
+
+        A task's error is raised at its place; the iteration may go on after it.
+        """
+        return self.following(-1.0 if timeout is None else max(0.0, timeout))
+
+    cdef object following(self, double timeout):
+        cdef PyObject **cell = &self.items[self.yielded & (self.room - 1)]
+        if cell[0] == NULL:
+            if self.yielded == self.length:
+                raise StopIteration
+            if self.failure is None:
+                self.collector.wait_for(self, timeout)
+            cell = &self.items[self.yielded & (self.room - 1)]
+            if cell[0] == NULL:
+                if self.yielded == self.length:
+                    raise StopIteration
+                if self.failure is not None:
+                    self.length = self.yielded
+                    raise self.failure.exception()
+                raise TimeoutError
+        outcome = <object>cell[0]
+        Py_XDECREF(cell[0])
+        cell[0] = NULL
+        self.yielded += 1
+        if self.limited:
+            self.collector.wants_more(self)
+        if type(outcome) is Raw:
+            return (<Raw>outcome).load()
+        if type(outcome) is Failure:
+            raise (<Failure>outcome).exception()
+        return outcome
+
+    cdef bint satisfied(self) noexcept:
+        return (self.items[self.yielded & (self.room - 1)] != NULL or self.yielded == self.length
+                or self.failure is not None)
+
+    cdef bint may_submit(self) noexcept:
+        return self.buffersize == 0 or self.submitted - self.yielded < self.buffersize
+
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
+        cdef Py_ssize_t at = self.placed if self.unordered else index
+        if self.done or at < self.yielded:
+            return 0
+        if at - self.yielded >= self.room and self.enlarge(at) < 0:
+            return self.abort(MemoryError("no memory for the results of an iterator"))
+        Py_INCREF(outcome)
+        self.items[at & (self.room - 1)] = <PyObject *>outcome
+        self.placed += 1
+        if self.placed == self.length:
+            self.finish()
+        return 0
+
+    cdef int enlarge(self, Py_ssize_t at) noexcept:
+        cdef Py_ssize_t room = self.room, i
+        cdef PyObject **items
+        while at - self.yielded >= room:
+            room *= 2
+        items = <PyObject **>PyMem_RawCalloc(room, sizeof(PyObject *))
+        if items == NULL:
+            return -1
+        for i in range(self.yielded, self.yielded + self.room):
+            items[i & (room - 1)] = self.items[i & (self.room - 1)]
+        PyMem_RawFree(self.items)
+        self.items = items
+        self.room = room
+        return 0
+
+    cdef int set_length(self, Py_ssize_t length) noexcept:
+        """The iterable is exhausted: it gave `length` tasks."""
+        if self.length < 0 and not self.done:
+            self.length = length
+            if self.placed == length:
+                self.finish()
+        return 0
+
+
+cdef class IMapUnorderedIterator(IMapIterator):
+    """What imap_unordered() gives: the results as they complete."""
+
+    def __cinit__(self):
+        self.unordered = True

@@ -1,0 +1,292 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The worker loop: claim a task, decode, run, encode the result into this worker's ring.
+
+Runs in a worker process, on its only Python thread, after the Python side has set the process up. Holds no policy: what an
+error looks like on its way back, how a function is found, is given to it as functions.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from pool._codec cimport Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write
+from pool._csrc cimport *
+
+cdef extern from "Python.h":
+    int PyBUF_READ
+
+cdef enum:
+    FUNCTIONS_KEPT = 8
+    STRICT_NS = 5000        # how long results may go unannounced between two tasks
+
+
+cdef class Worker:
+    """A worker's end of the segment: fd is the segment's descriptor (and stays the caller's), seat the place to sit down at.
+
+    OSError if the segment cannot be mapped, ValueError if it is not one of ours.
+    """
+    cdef rp_segment segment
+    cdef rp_map map
+    cdef rp_consumer consumer
+    cdef rp_writer writer
+    cdef rp_spin spin
+    cdef Buffer scratch
+    cdef dict functions
+    cdef object load_function, encode_error
+    cdef uint32_t seat, last_id
+    cdef object last_function
+
+    def __cinit__(self, int fd, uint32_t seat, load_function, encode_error):
+        cdef int err
+        err = rp_segment_attach(&self.segment, fd)
+        if err:
+            raise OSError(-err, f"cannot map the pool's segment: {os.strerror(-err)}")
+        if rp_layout_open(&self.map, self.segment.base, self.segment.size) or seat >= self.map.nseats:
+            raise ValueError("not a segment of this version of ringpool")
+        rp_watch_forks()
+        rp_consumer_init(&self.consumer, &self.map, seat)
+        rp_writer_init(&self.writer, &self.map, seat)
+        rp_spin_init(&self.spin)
+        self.seat = seat
+        self.scratch = Buffer()
+        self.functions = {}
+        self.load_function = load_function
+        self.encode_error = encode_error
+
+    def __dealloc__(self):
+        rp_segment_close(&self.segment)
+
+    def watch(self, int owner_fd, int parent_pid):
+        """Ends this process when the pool's owner is gone: owner_fd is a pidfd of it, or -1: then the parent is watched."""
+        cdef int err = rp_watch_owner(owner_fd) if owner_fd >= 0 else rp_watch_parent(parent_pid)
+        if err:
+            raise OSError(-err, f"cannot watch the pool's owner: {os.strerror(-err)}")
+
+    def boot_failed(self, bytes error):
+        """Tells the parent that the initializer failed."""
+        self.send(RESULT_BOOT, <const unsigned char *>PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error), 0)
+        rp_writer_announce_now(&self.writer, True)
+
+    def serve(self, Py_ssize_t tasks):
+        """Runs tasks until the pool stops, or until so many slots were served (negative: no limit). Returns how many."""
+        cdef rp_slot *slot
+        cdef uint64_t pos = 0
+        cdef Py_ssize_t served = 0, since = 0
+        cdef int64_t now, begin = rp_now_ns()
+        store32(&self.map.seats[self.seat].phase, RP_SEAT_SERVING)
+        rp_writer_announce_now(&self.writer, True)
+        while served != tasks:
+            slot = rp_consumer_claim(&self.consumer, &pos)
+            if slot == NULL:
+                if load32(&self.map.h.stop):
+                    break
+                with nogil:
+                    rp_worker_wait(&self.consumer, &self.writer, &self.spin)
+                self.ignore_interrupt()
+                begin = rp_now_ns()
+                since = 0
+                continue
+            self.run(slot, pos)
+            if rp_forked():
+                # The task forked and came back in both processes: this one is no worker.
+                os._exit(0)
+            served += 1
+            since += 1
+            if rp_consumer_in_stretch(&self.consumer):
+                rp_writer_announce(&self.writer)
+                continue
+            now = rp_now_ns()
+            rp_consumer_pace(&self.consumer, (now - begin) // since)
+            if now - begin >= STRICT_NS:
+                rp_writer_announce_now(&self.writer, False)
+                begin = now
+                since = 0
+            else:
+                rp_writer_announce(&self.writer)
+        store32(&self.map.seats[self.seat].phase, RP_SEAT_LEAVING)
+        rp_writer_announce_now(&self.writer, True)
+        return served
+
+    cdef int ignore_interrupt(self) except -1:
+        """Ctrl-C reaches every process of the terminal; a worker without a task has nothing to interrupt."""
+        try:
+            PyErr_CheckSignals()
+        except KeyboardInterrupt:
+            pass
+        return 0
+
+    cdef object function_of(self, rp_slot *slot):
+        cdef uint64_t size = 0
+        cdef unsigned char *at
+        if slot.func_id == self.last_id:
+            return self.last_function
+        function = self.functions.get(slot.func_id)
+        if function is None:
+            at = rp_arena_at(&self.map, slot.func_off, 8)
+            if at != NULL:
+                memcpy(&size, at, 8)
+                at = rp_arena_at(&self.map, slot.func_off + 8, size)
+            if at == NULL:
+                raise RuntimeError("the pool's shared memory is damaged: a function lies outside of it")
+            function = self.load_function(PyMemoryView_FromMemory(<char *>at, size, PyBUF_READ))
+            if len(self.functions) >= FUNCTIONS_KEPT:
+                self.functions.clear()
+            self.functions[slot.func_id] = function
+        self.last_id = slot.func_id
+        self.last_function = function
+        return function
+
+    cdef int run(self, rp_slot *slot, uint64_t pos) except -1:
+        """Runs the task and publishes its outcome, whatever that is."""
+        cdef const unsigned char *at = slot.data
+        cdef Py_ssize_t size = slot.len
+        cdef int kind = slot.kind
+        cdef int64_t begin = 0
+        cdef bint sent
+        rp_consumer_start(&self.consumer, slot, pos)
+        result = None
+        try:
+            if slot.off:
+                at = rp_arena_at(&self.map, slot.off, size)
+            if at == NULL or size < 1 or (slot.off == 0 and size > RP_INLINE):
+                raise RuntimeError("the pool's shared memory is damaged: a payload lies outside of it")
+            function = self.function_of(slot)
+            if kind == TASK_ITEM:
+                result = call_item(function, decode(at, size))
+            elif kind == TASK_CALL:
+                result = function(*decode(at, size))
+            elif kind == TASK_STAR:
+                result = call_star(function, decode(at, size))
+            elif kind == TASK_CALL_KW:
+                args, kwds = decode(at, size)
+                result = function(*args, **kwds)
+                args = kwds = None
+            else:
+                begin = rp_now_ns()
+                result = call_chunk(function, decode_values(at, size), kind == TASK_CHUNK_STAR)
+        except BaseException as error:
+            self.fail(error, None, pos)
+            return 0
+        if rp_forked():
+            return 0
+        try:
+            if begin:
+                self.send_values(result, begin, pos)
+            else:
+                self.send_value(result, pos)
+        except Exception as error:
+            self.fail(error, (result,), pos)
+        except BaseException as error:
+            self.fail(error, None, pos)
+        return 0
+
+    cdef int send_value(self, object value, uint64_t pos) except -1:
+        cdef Py_ssize_t size = simple_size(value)
+        cdef unsigned char *to
+        if 0 <= size <= 256:
+            to = self.reserve(size)
+            simple_write(value, to)
+            rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
+            return 0
+        self.scratch.used = 0
+        append_value(self.scratch, value, False)
+        self.send(RESULT_VALUE, self.scratch.data, self.scratch.used, pos)
+        self.shrink()
+        return 0
+
+    cdef int send_values(self, list values, int64_t begin, uint64_t pos) except -1:
+        cdef int64_t ns
+        self.scratch.used = 0
+        self.scratch.grow(8)
+        self.scratch.used = 8
+        append_values(self.scratch, values, False)
+        ns = rp_now_ns() - begin
+        memcpy(self.scratch.data, &ns, 8)
+        self.send(RESULT_VALUES, self.scratch.data, self.scratch.used, pos)
+        self.shrink()
+        return 0
+
+    cdef int shrink(self) except -1:
+        """A giant result must not keep its memory."""
+        if self.scratch.room > (1 << 20):
+            self.scratch = Buffer()
+        return 0
+
+    cdef int fail(self, object error, object value, uint64_t pos) except -1:
+        """Publishes an error. value: (result,) if the task itself went well and its result could not be sent."""
+        cdef bytes data
+        if rp_forked():
+            return 0
+        try:
+            data = self.encode_error(error, value)
+        except KeyboardInterrupt:
+            data = self.encode_error(error, value)
+        self.send(RESULT_ERROR, <const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), pos)
+        return 0
+
+    cdef unsigned char *reserve(self, Py_ssize_t size) except NULL:
+        """Room in the ring; waits while the parent has not collected."""
+        cdef unsigned char *to = rp_writer_reserve(&self.writer, size)
+        while to == NULL:
+            with nogil:
+                rp_writer_wait(&self.writer)
+            to = rp_writer_reserve(&self.writer, size)
+        return to
+
+    cdef int send(self, int kind, const unsigned char *data, Py_ssize_t size, uint64_t pos) except -1:
+        """One record, or pieces of at most a quarter of the ring."""
+        cdef uint64_t total = size + 1, offset = 0, n
+        cdef uint64_t most = rp_writer_limit(&self.writer)
+        cdef unsigned char *to
+        if <uint64_t>size <= most:
+            to = self.reserve(size)
+            memcpy(to, data, size)
+            rp_writer_publish(&self.writer, size, kind, pos)
+            return 0
+        most -= 16
+        while offset < total:
+            n = min(most, total - offset)
+            to = self.reserve(n + 16)
+            memcpy(to, &total, 8)
+            memcpy(to + 8, &offset, 8)
+            if offset == 0:
+                to[16] = kind
+                memcpy(to + 17, data, n - 1)
+            else:
+                memcpy(to + 16, data + offset - 1, n)
+            rp_writer_publish(&self.writer, n + 16, RESULT_PIECE, pos)
+            rp_writer_announce(&self.writer)
+            offset += n
+        return 0
+
+
+cdef object call_item(object function, object value):
+    try:
+        return function(value)
+    except StopIteration as stop:
+        raise RuntimeError("task raised StopIteration") from stop
+
+
+cdef object call_star(object function, object value):
+    try:
+        return function(*value)
+    except StopIteration as stop:
+        raise RuntimeError("task raised StopIteration") from stop
+
+
+cdef list call_chunk(object function, list values, bint star):
+    cdef list results = []
+    try:
+        if star:
+            for value in values:
+                results.append(function(*value))
+        else:
+            for value in values:
+                results.append(function(value))
+    except StopIteration as stop:
+        raise RuntimeError("task raised StopIteration") from stop
+    return results

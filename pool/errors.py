@@ -1,0 +1,119 @@
+"""Errors that the pool itself raises, and how a task's error travels."""
+
+import pickle
+import signal
+import traceback
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+from multiprocessing.reduction import ForkingPickler
+
+from pool._codec import encode
+
+__all__ = ["MaybeEncodingError", "PoolTerminatedError", "RemoteTraceback", "WorkerLostError"]
+
+
+class WorkerLostError(BrokenProcessPool):
+    """The worker process that ran this task died, or the pool could not start workers at all.
+
+    Only the tasks that the dead worker had started fail with it; the pool lives on. It is a BrokenProcessPool so that handlers
+    written for concurrent.futures catch it.
+
+    Attributes:
+        pid: int or None, the process.
+        exitcode: int or None, as in multiprocessing.Process: negative for a signal, None if unknown.
+        function: str or None, the qualified name of what was called.
+        index: int or None, the task's place in its job (the first task's, for a chunk).
+    """
+
+    def __init__(self, message, pid=None, exitcode=None, function=None, index=None):
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.function = function
+        self.index = index
+
+    def __reduce__(self):
+        return type(self), (*self.args, self.pid, self.exitcode, self.function, self.index)
+
+
+class PoolTerminatedError(RuntimeError):
+    """The pool was terminated while this call was pending."""
+
+
+def describe_exit(exitcode):
+    """How a process ended, in words. exitcode: as in multiprocessing.Process, or None."""
+    if exitcode is None:
+        return "its exit status is unknown"
+    if exitcode >= 0:
+        return f"it exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = "no name"
+    return f"it was killed by signal {-exitcode} ({name})"
+
+
+def worker_lost(pid, exitcode, function, index):
+    """The error of a task whose worker died."""
+    return WorkerLostError(
+        f"worker process {pid} died while it ran {function}, task {index}: {describe_exit(exitcode)}",
+        pid, exitcode, function, index,
+    )
+
+
+class _Unprintable:
+    """Stands for an object whose repr() fails."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __repr__(self):
+        return f"<unprintable {self.kind} object>"
+
+
+def _maybe_encoding_error(reason, value):
+    try:
+        return MaybeEncodingError(reason, value)
+    except BaseException:
+        return MaybeEncodingError(_printable(reason), _printable(value))
+
+
+def _printable(value):
+    try:
+        repr(value)
+    except BaseException:
+        return _Unprintable(type(value).__name__)
+    return value
+
+
+def _traceback_text(error):
+    try:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except BaseException:
+        text = f"{type(error).__name__}: <its traceback cannot be printed>\n"
+    return f'\n"""\n{text}"""'
+
+
+def encode_error(error, result=None):
+    """The bytes in which a worker reports an error: the traceback as text, and the pickled exception.
+
+    error: the exception. result: (value,) if the task went well and `error` is why its value could not be sent.
+    Never raises: what cannot be pickled is replaced by a MaybeEncodingError.
+    """
+    if result is not None:
+        return encode((None, bytes(ForkingPickler.dumps(_maybe_encoding_error(error, result[0])))))
+    _add_hint(error)
+    text = _traceback_text(error)
+    try:
+        pickled = bytes(ForkingPickler.dumps(error, pickle.HIGHEST_PROTOCOL))
+    except BaseException as reason:
+        text, pickled = None, bytes(ForkingPickler.dumps(_maybe_encoding_error(reason, error)))
+    try:
+        return encode((text, pickled))
+    except BaseException:
+        return encode((None, bytes(ForkingPickler.dumps(_maybe_encoding_error(error, "its traceback")))))
+
+
+def _add_hint(error):
+    if isinstance(error, AttributeError) and "__main__" in str(error) and hasattr(error, "add_note"):
+        error.add_note("Was it defined after the pool was started? Workers know what existed when they started.")

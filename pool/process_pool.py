@@ -1,0 +1,283 @@
+"""The Pool class: multiprocessing.Pool's interface. Policy only; the work is done by the dispatcher, watched by the supervisor."""
+
+import multiprocessing
+import multiprocessing.pool
+import operator
+import os
+
+import threading
+import warnings
+import weakref
+from multiprocessing import util
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
+
+from pool._dispatch import Dispatcher
+from pool.callbacks import CallbackRunner
+from pool.functions import FunctionEncoder
+from pool.supervisor import Supervisor
+
+MAX_PROCESSES = 4096
+
+# Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
+_HARMLESS = frozenset({list, tuple, range, str, bytes})
+
+_supervisors = weakref.WeakSet()
+
+
+def _after_fork_in_child():
+    for supervisor in list(_supervisors):
+        supervisor.forget()
+    _supervisors.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Pool(multiprocessing.pool.Pool):
+    """A pool of worker processes: multiprocessing.Pool, on shared-memory rings.
+
+    processes: int, number of workers; None: as many as there are cores. initializer, initargs: called in each worker when it
+    starts. maxtasksperchild: int, chunks that a worker serves before it is replaced. context: a multiprocessing context; None:
+    the default one.
+
+    Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
+    """
+
+    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
+        # First of all, so that __del__ finds them if a check below raises.
+        self._pool = []
+        self._state = INIT
+        self._ctx = context or multiprocessing.get_context()
+        self._processes = _process_count(processes)
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+
+        callbacks = CallbackRunner()
+        supervisor = None
+        self._core = core = Dispatcher(
+            seats=self._processes,
+            encode_function=FunctionEncoder(forked=_forks(self._ctx)),
+            callbacks=callbacks.put,
+            alarm=lambda: supervisor.ring(),
+            start_collector=lambda: supervisor.start_collector(),
+            cores=len(os.sched_getaffinity(0)),
+        )
+        callbacks.attach(core)
+        factory = type(self).Process
+        context = self._ctx
+        self._callbacks = callbacks
+        self._supervisor = supervisor = Supervisor(
+            core,
+            self._processes,
+            lambda target, args: factory(context, target=target, args=args),
+            initializer,
+            initargs,
+            maxtasksperchild,
+            callbacks,
+        )
+        self._pool = supervisor.workers
+        _supervisors.add(supervisor)
+        supervisor.start()
+        self._terminate = util.Finalize(self, _end, args=(supervisor,), exitpriority=15)
+        self._state = RUN
+
+    def __del__(self, _warn=warnings.warn, RUN=RUN):
+        if self._state == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def _check_running(self):
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        failure = self._supervisor.failure
+        if failure is not None:
+            raise failure
+
+    def _repopulate_pool(self):
+        self._supervisor.repopulate()
+
+    def apply(self, func, args=(), kwds={}):
+        """func(*args, **kwds), in a worker: returns its value or raises its error."""
+        self._check_running()
+        return self._core.submit_call(self, func, args, kwds, None, None, True).get()
+
+    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
+        """As apply, but returns an AsyncResult at once. Never blocks.
+
+        callback, error_callback: functions of the value or the error, called on the pool's callback thread.
+        """
+        self._check_running()
+        self._prepare(callback, error_callback)
+        return self._core.submit_call(self, func, args, kwds, callback, error_callback, False)
+
+    def map(self, func, iterable, chunksize=None):
+        """[func(x) for x in iterable], in the workers.
+
+        chunksize: int, items that travel and fail together; None: chosen while running. Raises the first error, after all tasks
+        have ended.
+        """
+        return self._map(func, iterable, False, chunksize, None, None, True).get()
+
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """As map, but returns an AsyncResult at once."""
+        return self._map(func, iterable, False, chunksize, callback, error_callback, False)
+
+    def starmap(self, func, iterable, chunksize=None):
+        """[func(*args) for args in iterable], in the workers; as map otherwise."""
+        return self._map(func, iterable, True, chunksize, None, None, True).get()
+
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """As starmap, but returns an AsyncResult at once."""
+        return self._map(func, iterable, True, chunksize, callback, error_callback, False)
+
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None):
+        """An iterator over func(x) for x in iterable, in that order.
+
+        chunksize: int, items that travel and fail together. buffersize: int, tasks (chunks) that may be ahead of the consumer;
+        None: no limit. An error is raised at its place.
+        """
+        return self._imap(func, iterable, False, False, chunksize, buffersize)
+
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+        """As imap, in the order of completion."""
+        return self._imap(func, iterable, False, True, chunksize, buffersize)
+
+    def istarmap(self, func, iterable, chunksize=1, *, buffersize=None):
+        """As imap, with func(*args) for args in iterable."""
+        return self._imap(func, iterable, True, False, chunksize, buffersize)
+
+    def istarmap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+        """As istarmap, in the order of completion."""
+        return self._imap(func, iterable, True, True, chunksize, buffersize)
+
+    def close(self):
+        """No more tasks are taken; the workers leave when all that were taken are done."""
+        util.debug("closing pool")
+        if self._state == RUN:
+            self._state = CLOSE
+            self._supervisor.close()
+
+    def terminate(self):
+        """Ends the pool now. Whatever is pending fails with PoolTerminatedError; returns within about two seconds."""
+        util.debug("terminating pool")
+        self._state = TERMINATE
+        self._terminate()
+        self._supervisor.wait(_TERMINATE_LIMIT)
+
+    def join(self):
+        """Waits until the workers of a closed or terminated pool are gone. ValueError if the pool still runs."""
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if self._callbacks.is_current():
+            raise RuntimeError("cannot join current thread")
+        self._supervisor.wait()
+
+    def _prepare(self, callback, error_callback):
+        if callback is not None or error_callback is not None:
+            self._callbacks.start()
+
+    def _map(self, func, iterable, star, chunksize, callback, error_callback, sync):
+        self._check_running()
+        _check_chunksize(chunksize)
+        self._prepare(callback, error_callback)
+        kind = type(iterable)
+        if kind is list:
+            # A copy: the caller may change his list while tasks are still to be fed.
+            iterable = tuple(iterable)
+        elif kind not in _HARMLESS:
+            if hasattr(iterable, "__len__"):
+                try:
+                    iterable = list(iterable)
+                except Exception as error:
+                    return self._core.failed(self, error, callback, error_callback)
+            else:
+                iterable = list(iterable)
+        length = len(iterable)
+        if length == 0:
+            return self._core.empty(self)
+        adaptive = chunksize is None and self._maxtasksperchild is None
+        if adaptive:
+            chunksize = 1
+        elif chunksize is None:
+            chunksize = -(-length // (4 * self._processes))
+        return self._core.submit_map(
+            self, func, iter(iterable), length, star, operator.index(chunksize), adaptive, callback, error_callback, sync
+        )
+
+    def _imap(self, func, iterable, star, unordered, chunksize, buffersize):
+        self._check_running()
+        if chunksize is None:
+            raise TypeError("chunksize must be an integer, not None")
+        _check_chunksize(chunksize)
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        chunksize = operator.index(chunksize)
+        result = self._core.submit_iterator(self, func, star, unordered, buffersize or 0)
+        if type(iterable) in _HARMLESS:
+            items = tuple(iterable) if type(iterable) is list and buffersize is None else iterable
+            self._core.pull(result, iter(items), star, chunksize)
+        else:
+            threading.Thread(
+                target=self._core.run_feeder,
+                args=(result, iterable, star, chunksize),
+                name="ringpool-feeder",
+                daemon=True,
+            ).start()
+        if chunksize == 1:
+            return result
+        return (item for chunk in result for item in chunk)
+
+
+# SIGTERM, a second, SIGKILL, and what the scheduler of a busy machine may add.
+_TERMINATE_LIMIT = 4.0
+
+
+def _end(supervisor):
+    """The pool's finalizer: at terminate(), at garbage collection, at the interpreter's exit. Only the last has to wait here: a
+    finalizer may run on any thread, in the middle of anything."""
+    supervisor.terminate()
+    if util.is_exiting():
+        supervisor.wait(_TERMINATE_LIMIT)
+
+
+def _process_count(processes):
+    if processes is None:
+        count = getattr(os, "process_cpu_count", os.cpu_count)
+        return count() or 1
+    if processes < 1:
+        raise ValueError("Number of processes must be at least 1")
+    processes = int(operator.index(processes))
+    if processes > MAX_PROCESSES:
+        raise ValueError(f"Number of processes must be at most {MAX_PROCESSES}")
+    return processes
+
+
+def _check_chunksize(chunksize):
+    if chunksize is not None and operator.index(chunksize) < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+
+
+def _forks(context):
+    """True if the context's workers are forks of this process."""
+    method = getattr(context, "_start_method", None)
+    if method is None:
+        try:
+            method = context.get_start_method()
+        except Exception:
+            return False
+    return method == "fork"
+
+
+Pool.__module__ = "pool"

@@ -1,0 +1,290 @@
+"""Starts, watches and replaces the worker processes of one pool.
+
+The supervisor owns the list of workers and who sits where. Its thread blocks in the kernel until a worker dies (pidfd), or until
+somebody rings (eventfd); it never polls while all is well. A death is believed when the kernel says so, not when waitpid does:
+another part of the program may have collected the exit status.
+"""
+
+import os
+import select
+import threading
+import time
+from multiprocessing import util
+
+from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, worker_lost
+from pool.worker import Handle, work
+
+GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
+BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
+
+# The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
+_starting = threading.local()
+
+
+class Supervisor:
+    """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started."""
+
+    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks):
+        self.workers = []  # the pool's `_pool`: processes in the order of their start
+        self.failure = None  # why the pool is broken
+        self._core = core
+        self._processes = processes
+        self._new_process = start
+        self._arguments = (initializer, initargs, maxtasks)
+        self._callbacks = callbacks
+        self._seat_of = {}  # process: seat
+        self._watch = {}  # descriptor: process
+        self._poll = select.poll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._bell, select.POLLIN)
+        self._owner_fd = _pidfd(os.getpid())
+        self._closing = self._terminating = False
+        self._lock = threading.Lock()
+        self._failed_starts = 0
+        self._deserted_since = None
+        self._next_try, self._delay = 0.0, BACK_OFF[0]
+        self._collector = None
+        self._thread = None
+        self._gone = threading.Event()
+
+    # ---- called by the pool
+
+    def start(self):
+        """Starts all workers, then the watching thread. If one cannot be started, ends the others and raises its error."""
+        try:
+            self.repopulate()
+            thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
+            thread.start()
+            self._thread = thread
+        except BaseException:
+            self._terminating = True
+            self._end_workers()
+            self._close_descriptors()
+            raise
+
+    def repopulate(self):
+        """Starts workers until there are as many as there should be. OSError if the system refuses."""
+        with self._lock:
+            taken = set(self._seat_of.values())
+            for seat in range(self._processes):
+                if seat not in taken and not self._terminating:
+                    self._start_worker(seat)
+
+    def start_collector(self):
+        """The dispatcher asks for this when a job must be collected by somebody who does not wait for it."""
+        thread = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
+        self._collector = thread
+        thread.start()
+
+    def close(self):
+        """Workers leave when all jobs are done; the thread ends after the last."""
+        self._closing = True
+        self._core.close()
+        self.ring()
+
+    def terminate(self):
+        """Begins to end everything now; `wait` tells when it is done."""
+        self._terminating = True
+        self._core.end(PoolTerminatedError("the pool was terminated"))
+        self.ring()
+
+    def wait(self, timeout=None):
+        """Until the thread has ended, or for `timeout` seconds. Not for itself: a finalizer may run on any thread."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def ring(self):
+        """Makes the thread look again."""
+        try:
+            os.eventfd_write(self._bell, 1)
+        except (OSError, ValueError):
+            pass  # closed: nobody is there to look
+
+    def forget(self):
+        """In a child that somebody forked: the workers are the parent's children, not this process's."""
+        from multiprocessing import process
+
+        for worker in self.workers:
+            process._children.discard(worker)
+        mine = getattr(_starting, "supervisor", None) is self
+        self._core.disown(mine)
+        return mine
+
+    # ---- the thread
+
+    def _run(self):
+        try:
+            while not self._done():
+                self._poll_once()
+                self._bury_dead()
+                self._kill_broken()
+                if self._terminating:
+                    self._end_workers()
+                elif self._wanted():
+                    self._replace()
+        finally:
+            self._finish()
+
+    def _done(self):
+        if self._seat_of:
+            return False
+        return self._terminating or self.failure is not None or (self._closing and self._core.idle)
+
+    def _wanted(self):
+        if self.failure is not None or len(self._seat_of) >= self._processes:
+            return False
+        return not (self._closing and self._core.idle)
+
+    def _poll_once(self):
+        timeout = None
+        if self._wanted():
+            timeout = max(0.0, self._next_try - time.monotonic()) * 1000
+        for fd, _ in self._poll.poll(timeout):
+            if fd == self._bell:
+                try:
+                    os.eventfd_read(self._bell)
+                except BlockingIOError:
+                    pass
+
+    def _bury_dead(self):
+        for fd, _ in self._poll.poll(0):
+            worker = self._watch.get(fd)
+            if worker is not None:
+                self._bury(fd, worker)
+
+    def _bury(self, fd, worker):
+        self._poll.unregister(fd)
+        del self._watch[fd]
+        if fd != worker.sentinel:
+            os.close(fd)
+        seat = self._seat_of[worker]
+        worker.join(0.5)  # the exit code may come a little later, by way of the fork server
+        exitcode = worker.exitcode
+        started = self._core.seat_started(seat)
+        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index))
+        util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
+        with self._lock:
+            del self._seat_of[worker]
+            self.workers.remove(worker)
+        if started:
+            self._failed_starts = 0
+            return
+        cause = self._core.boot_error(seat)
+        self._failed_starts += 1
+        if self._terminating or self.failure is not None:
+            return
+        if cause is not None:
+            self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
+        elif self._failed_starts >= max(3, self._processes):
+            what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
+            self._break(f"{what} {describe_exit(exitcode)}", worker.pid, exitcode, None)
+
+    def _break(self, reason, pid, exitcode, cause):
+        self.failure = WorkerLostError(f"the pool is broken: {reason}", pid, exitcode)
+        self.failure.__cause__ = cause
+        self._core.end(self.failure)
+        self._end_workers()
+
+    def _kill_broken(self):
+        broken = self._core.broken_seats()
+        for worker, seat in list(self._seat_of.items()):
+            if seat in broken:
+                util.debug("worker %s wrote nonsense into its ring", worker.pid)
+                worker.kill()
+
+    def _replace(self):
+        now = time.monotonic()
+        if now < self._next_try:
+            return
+        try:
+            self.repopulate()
+            self._next_try, self._delay = 0.0, BACK_OFF[0]
+            self._deserted_since = None
+        except Exception as error:
+            util.debug("a worker could not be started: %r", error)
+            self._next_try = now + self._delay
+            self._delay = min(self._delay * 2, BACK_OFF[1])
+            if self._seat_of:
+                self._deserted_since = None
+            elif self._deserted_since is None:
+                self._deserted_since = now
+            elif now - self._deserted_since >= NO_WORKERS_LIMIT:
+                self.failure = error
+                self._core.end(error)
+
+    def _start_worker(self, seat):
+        handle = Handle(self._core.fd, self._owner_fd)
+        worker = self._new_process(work, (handle, seat, os.getpid(), *self._arguments))
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        worker.daemon = True
+        _starting.supervisor = self
+        try:
+            worker.start()
+        finally:
+            _starting.supervisor = None
+        self._seat_of[worker] = seat
+        self.workers.append(worker)
+        fd = _pidfd(worker.pid)
+        if fd < 0:
+            fd = worker.sentinel
+        self._watch[fd] = worker
+        self._poll.register(fd, select.POLLIN)
+
+    def _end_workers(self):
+        """SIGTERM, a grace period, SIGKILL; the dead are buried."""
+        for worker in list(self._seat_of):
+            _signal(worker.terminate)
+        limit = time.monotonic() + GRACE
+        while self._seat_of and (left := limit - time.monotonic()) > 0:
+            self._await_death(left)
+        for worker in list(self._seat_of):
+            _signal(worker.kill)
+        limit = time.monotonic() + GRACE
+        while self._seat_of and (left := limit - time.monotonic()) > 0:
+            self._await_death(left)
+
+    def _await_death(self, seconds):
+        for fd, _ in self._poll.poll(seconds * 1000):
+            worker = self._watch.get(fd)
+            if worker is not None:
+                self._bury(fd, worker)
+            else:
+                try:
+                    os.eventfd_read(self._bell)
+                except BlockingIOError:
+                    pass
+
+    def _finish(self):
+        if self._callbacks.stop(GRACE / 2 if self._terminating else None):
+            self._core.finish()
+            collector = self._collector
+            if collector is not None:
+                collector.join()
+            limit = time.monotonic() + GRACE
+            while not self._core.release() and time.monotonic() < limit:
+                self._core.ring()
+                time.sleep(0.001)
+        else:
+            self._core.finish()
+        self._close_descriptors()
+
+    def _close_descriptors(self):
+        for fd in (self._bell, self._owner_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._bell = self._owner_fd = -1
+
+
+def _pidfd(pid):
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def _signal(send):
+    try:
+        send()
+    except (OSError, ValueError):
+        pass  # already gone

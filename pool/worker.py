@@ -1,0 +1,63 @@
+"""What a worker process does: sits down at its place, runs the initializer, serves tasks, leaves.
+
+Runs in the worker, started by a multiprocessing context.
+"""
+
+import os
+import signal
+from multiprocessing import context, reduction
+
+from pool._worker import Worker
+from pool.errors import encode_error
+from pool.functions import load_function
+
+
+class Handle:
+    """The descriptors that a worker needs, as an argument of its process: of the segment, and a pidfd of the owner (-1: none).
+
+    Pickled only while a process is being started, by the start method's own way to pass descriptors.
+    """
+
+    def __init__(self, segment, owner):
+        self.segment = segment
+        self.owner = owner
+
+    def __getstate__(self):
+        context.assert_spawning(self)
+        return [reduction.DupFd(fd) if fd >= 0 else None for fd in (self.segment, self.owner)]
+
+    def __setstate__(self, state):
+        self.segment, self.owner = (-1 if duplicate is None else duplicate.detach() for duplicate in state)
+        for fd in (self.segment, self.owner):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
+
+
+def work(handle, seat, parent, initializer, initargs, maxtasks):
+    """The target of a worker process.
+
+    seat: which control block and ring are this worker's. parent: pid of the owner. maxtasks: tasks to serve, or None.
+    """
+    _forget_handlers()
+    try:
+        worker = Worker(handle.segment, seat, load_function, encode_error)
+        worker.watch(handle.owner, parent)
+        # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
+        os.close(handle.segment)
+        if initializer is not None:
+            try:
+                initializer(*initargs)
+            except BaseException as error:
+                worker.boot_failed(encode_error(error))
+                raise SystemExit(1) from None
+        worker.serve(-1 if maxtasks is None else maxtasks)
+    except KeyboardInterrupt:
+        # Ctrl-C outside a task: the owner decides what becomes of the pool, a traceback here would only add noise.
+        raise SystemExit(130) from None
+
+
+def _forget_handlers():
+    """Python handlers that came along over fork are the parent's: they would swallow the signal that ends this process."""
+    for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if callable(signal.getsignal(number)) and signal.getsignal(number) is not default:
+            signal.signal(number, default)
