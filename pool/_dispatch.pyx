@@ -246,10 +246,17 @@ cdef class Dispatcher(Collector):
     def release(self):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
         while some thread still looks at it."""
+        cdef uint64_t i
         if self.waiting or self.foreign:
             return False
         if not self.released:
             self.released = True
+            # The garbage collector does not see these references: job -> dispatcher -> slot -> job would live for ever.
+            for i in range(self.map.slot_mask + 1):
+                if self.entries[i].job != NULL:
+                    self.trash.append(<object>self.entries[i].job)
+                    Py_XDECREF(self.entries[i].job)
+                    self.entries[i].job = NULL
             self.functions.clear()
             self.pending.clear()
             self.backlog = False

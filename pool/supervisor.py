@@ -60,6 +60,9 @@ class Supervisor:
         except BaseException:
             self._terminating = True
             self._end_workers()
+            for worker in self.workers:
+                worker.join()  # a context may make processes of its own kind, which no descriptor tells about
+            self._core.release()
             self._close_descriptors()
             raise
 
@@ -117,7 +120,6 @@ class Supervisor:
         try:
             while not self._done():
                 self._poll_once()
-                self._bury_dead()
                 self._kill_broken()
                 if self._terminating:
                     self._end_workers()
@@ -142,16 +144,15 @@ class Supervisor:
             timeout = max(0.0, self._next_try - time.monotonic()) * 1000
         for fd, _ in self._poll.poll(timeout):
             if fd == self._bell:
-                try:
-                    os.eventfd_read(self._bell)
-                except BlockingIOError:
-                    pass
+                self._quiet_bell()
+            else:
+                self._bury(fd, self._watch[fd])
 
-    def _bury_dead(self):
-        for fd, _ in self._poll.poll(0):
-            worker = self._watch.get(fd)
-            if worker is not None:
-                self._bury(fd, worker)
+    def _quiet_bell(self):
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
 
     def _bury(self, fd, worker):
         self._poll.unregister(fd)
@@ -225,35 +226,30 @@ class Supervisor:
             _starting.supervisor = None
         self._seat_of[worker] = seat
         self.workers.append(worker)
-        fd = _pidfd(worker.pid)
+        fd = _pidfd(getattr(worker, "pid", None))
         if fd < 0:
-            fd = worker.sentinel
-        self._watch[fd] = worker
-        self._poll.register(fd, select.POLLIN)
+            fd = getattr(worker, "sentinel", -1)
+        if fd >= 0:
+            self._watch[fd] = worker
+            self._poll.register(fd, select.POLLIN)
 
     def _end_workers(self):
         """SIGTERM, a grace period, SIGKILL; the dead are buried."""
         for worker in list(self._seat_of):
             _signal(worker.terminate)
-        limit = time.monotonic() + GRACE
-        while self._seat_of and (left := limit - time.monotonic()) > 0:
-            self._await_death(left)
-        for worker in list(self._seat_of):
+        self._await_deaths(GRACE)
+        for worker in self._watch.values():
             _signal(worker.kill)
-        limit = time.monotonic() + GRACE
-        while self._seat_of and (left := limit - time.monotonic()) > 0:
-            self._await_death(left)
+        self._await_deaths(GRACE)
 
-    def _await_death(self, seconds):
-        for fd, _ in self._poll.poll(seconds * 1000):
-            worker = self._watch.get(fd)
-            if worker is not None:
-                self._bury(fd, worker)
-            else:
-                try:
-                    os.eventfd_read(self._bell)
-                except BlockingIOError:
-                    pass
+    def _await_deaths(self, seconds):
+        limit = time.monotonic() + seconds
+        while self._watch and (left := limit - time.monotonic()) > 0:
+            for fd, _ in self._poll.poll(left * 1000):
+                if fd == self._bell:
+                    self._quiet_bell()
+                else:
+                    self._bury(fd, self._watch[fd])
 
     def _finish(self):
         if self._callbacks.stop(GRACE / 2 if self._terminating else None):
@@ -279,7 +275,7 @@ class Supervisor:
 def _pidfd(pid):
     try:
         return os.pidfd_open(pid)
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return -1
 
 
