@@ -41,7 +41,8 @@ cdef enum:
     SHADOW_TICKS = 16           # ticks in which the collector thread watches a caller collect before it goes to sleep
     RECORDS_A_PASS = 8192       # from one ring, before the others have their turn
     FUNCTIONS_KEPT = 256
-    FRAME_NS = 60000            # work in a frame of adaptive size
+    FRAME_NS = 100000           # work in a frame of adaptive size
+    AHEAD_NS = 2000000          # work that adaptive frames hold ready for each worker, so that it need not wait for the parent
     FRAME_MOST = 4096           # tasks in a frame of adaptive size
     LOST_MOST = 16
 
@@ -163,6 +164,7 @@ cdef class Dispatcher(Collector):
     cdef int waiting
     cdef bint collecting, dormant, finished, closing, cut, released
     cdef int64_t collected_at
+    cdef double record_bytes        # size of a result, smoothed
     cdef readonly int owner
     cdef bint foreign
     cdef object __weakref__
@@ -494,9 +496,9 @@ cdef class Dispatcher(Collector):
         if self.producer.outstanding > self.map.slot_mask:
             return 0
         if source.adaptive:
-            if source.flying >= 3 * <Py_ssize_t>self.map.nseats:
-                return 0
             n = self.frame_size(source)
+            if source.flying >= self.frames_ahead(source, n):
+                return 0
         chunk = []
         for i in range(n):
             item = following(source.items)
@@ -524,6 +526,12 @@ cdef class Dispatcher(Collector):
         share = source.left // (2 * <Py_ssize_t>self.map.nseats)
         source.chunk = max(n, 1)
         return max(1, min(n, share))
+
+    cdef Py_ssize_t frames_ahead(self, Source source, Py_ssize_t n) noexcept:
+        cdef Py_ssize_t each = 3
+        if source.cost_ns >= 0:
+            each = max(each, min(<Py_ssize_t>(AHEAD_NS / (source.cost_ns * n + 1.0)), 24))
+        return each * <Py_ssize_t>self.map.nseats
 
     # ---- submit
 
@@ -737,6 +745,7 @@ cdef class Dispatcher(Collector):
                     got = -EINVAL
                     break
                 rp_reader_consume(&self.readers[seat], &view)
+                self.record_bytes += (view.len + 16 - self.record_bytes) / 16
                 n += 1
             if got < 0:
                 self.broken.add(seat)
@@ -950,10 +959,10 @@ cdef class Dispatcher(Collector):
         # As many workers as there are tasks run beside this thread: spinning must not take a core from one of them.
         patience.spin = min(out, workers) < self.cores
         patience.wake_bytes = 0
-        if out > 64:
-            # About half of what is out, at the size of a small result.
-            bytes = out * 16 // workers
-            patience.wake_bytes = min(bytes, self.map.ring_bytes // 2)
+        if out > 8 * workers:
+            # About half of what is out, if results are as large as they were.
+            bytes = <uint32_t>min(out * self.record_bytes / (2 * workers), self.map.ring_bytes / 4)
+            patience.wake_bytes = bytes
 
     def ring(self):
         """Makes everybody in the parent who waits look again."""

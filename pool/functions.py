@@ -1,16 +1,17 @@
 """How a callable reaches a worker: by reference where that works, by value where it does not.
 
-A blob is the length of the first part (8 bytes), a pickle by reference (or nothing), a pickle by value (or nothing). The worker
-tries them in this order.
+A blob is the length of the first pickle (8 bytes), a fingerprint of the function (4 bytes), a pickle by reference (or nothing), a
+pickle by value (or nothing). The worker tries them in this order; what the reference leads to must have the fingerprint.
 """
 
 import pickle
 import struct
 import sys
 import types
+import zlib
 from multiprocessing.reduction import ForkingPickler
 
-_LENGTH = struct.Struct("<Q")
+_HEAD = struct.Struct("<QI")
 
 
 class FunctionEncoder:
@@ -24,7 +25,7 @@ class FunctionEncoder:
         self._known = None
         main = sys.modules.get("__main__")
         if forked and main is not None:
-            self._known = {name: id(value) for name, value in vars(main).items() if isinstance(value, (types.FunctionType, type))}
+            self._known = {name: value for name, value in vars(main).items() if isinstance(value, (types.FunctionType, type))}
 
     def __call__(self, target):
         """(blob, may be cached by identity, name). Raises what pickling raises."""
@@ -33,32 +34,51 @@ class FunctionEncoder:
         try:
             reference = bytes(ForkingPickler.dumps(target, pickle.HIGHEST_PROTOCOL))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            return _blob(b"", _by_value(target, error)), False, str(name)
+            return _blob(target, b"", _by_value(target, error)), False, str(name)
         value = b""
         if b"__main__" in reference and not (self._knows(target) if plain else self._forked):
             # The worker may find no such name: an interactive session, python -c, below the __main__ guard, or too new.
             try:
                 value = _by_value(target, None)
+                if plain and self._has_older(target):
+                    reference = b""
             except Exception:
                 value = b""
-        return _blob(reference, value), plain, str(name)
+        return _blob(target, reference, value), plain, str(name)
 
     def _knows(self, target):
-        return self._known is not None and self._known.get(target.__qualname__) == id(target)
+        return self._known is not None and self._known.get(target.__qualname__) is target
+
+    def _has_older(self, target):
+        # Redefined since the workers were forked: by name they would run what it was then.
+        return self._known is not None and target.__qualname__ in self._known
 
 
 def load_function(blob):
     """In a worker: the callable in a blob. Raises what unpickling raises."""
-    (size,) = _LENGTH.unpack_from(blob)
-    reference, value = blob[_LENGTH.size : _LENGTH.size + size], blob[_LENGTH.size + size :]
+    size, fingerprint = _HEAD.unpack_from(blob)
+    reference, value = blob[_HEAD.size : _HEAD.size + size], blob[_HEAD.size + size :]
     if not len(reference):
-        return pickle.loads(value)
+        return _load_value(value)
     try:
-        return pickle.loads(reference)
+        target = pickle.loads(reference)
     except (AttributeError, ImportError):
         if not len(value):
             raise
-        return pickle.loads(value)
+        return _load_value(value)
+    if len(value) and _fingerprint(target) != fingerprint:
+        return _load_value(value)
+    return target
+
+
+def _load_value(value):
+    target = pickle.loads(value)
+    # Instances of classes that came by value go back by name: this process's `__main__` must know the name.
+    main = sys.modules["__main__"]
+    for item in (target, *getattr(target, "__globals__", {}).values()):
+        if isinstance(item, type) and item.__module__ == "__main__" and item.__qualname__.isidentifier():
+            setattr(main, item.__qualname__, item)
+    return target
 
 
 def _is_plain(target):
@@ -79,5 +99,11 @@ def _by_value(target, error):
         raise error from None
 
 
-def _blob(reference, value):
-    return _LENGTH.pack(len(reference)) + reference + value
+def _fingerprint(target):
+    """Tells a function from another that had the same name before: the program may have redefined it after the workers started."""
+    code = getattr(target, "__code__", None)
+    return 0 if code is None else zlib.crc32(code.co_code, code.co_firstlineno)
+
+
+def _blob(target, reference, value):
+    return _HEAD.pack(len(reference), _fingerprint(target)) + reference + value

@@ -5,8 +5,10 @@ somebody rings (eventfd); it never polls while all is well. A death is believed 
 another part of the program may have collected the exit status.
 """
 
+import contextlib
 import os
 import select
+import sys
 import threading
 import time
 from multiprocessing import util
@@ -73,6 +75,7 @@ class Supervisor:
             for seat in range(self._processes):
                 if seat not in taken and not self._terminating:
                     self._start_worker(seat)
+        self.ring()  # the thread may be blocked on the old set of descriptors
 
     def start_collector(self):
         """The dispatcher asks for this when a job must be collected by somebody who does not wait for it."""
@@ -143,10 +146,13 @@ class Supervisor:
         if self._wanted():
             timeout = max(0.0, self._next_try - time.monotonic()) * 1000
         for fd, _ in self._poll.poll(timeout):
-            if fd == self._bell:
-                self._quiet_bell()
-            else:
-                self._bury(fd, self._watch[fd])
+            self._heed(fd)
+
+    def _heed(self, fd):
+        if fd == self._bell:
+            self._quiet_bell()
+        elif fd in self._watch:  # burying one may have ended the others
+            self._bury(fd, self._watch[fd])
 
     def _quiet_bell(self):
         try:
@@ -221,7 +227,8 @@ class Supervisor:
         worker.daemon = True
         _starting.supervisor = self
         try:
-            worker.start()
+            with _importable_main():
+                worker.start()
         finally:
             _starting.supervisor = None
         self._seat_of[worker] = seat
@@ -246,10 +253,7 @@ class Supervisor:
         limit = time.monotonic() + seconds
         while self._watch and (left := limit - time.monotonic()) > 0:
             for fd, _ in self._poll.poll(left * 1000):
-                if fd == self._bell:
-                    self._quiet_bell()
-                else:
-                    self._bury(fd, self._watch[fd])
+                self._heed(fd)
 
     def _finish(self):
         if self._callbacks.stop(GRACE / 2 if self._terminating else None):
@@ -270,6 +274,21 @@ class Supervisor:
             if fd >= 0:
                 os.close(fd)
         self._bell = self._owner_fd = -1
+
+
+@contextlib.contextmanager
+def _importable_main():
+    """A program that is read from standard input says that its file is `<stdin>`; spawn would try to run that file in the child."""
+    main = sys.modules.get("__main__")
+    name = getattr(main, "__file__", None)
+    if not isinstance(name, str) or not name.startswith("<") or os.path.exists(name):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = name
 
 
 def _pidfd(pid):
