@@ -161,7 +161,8 @@ cdef class Dispatcher(Collector):
     cdef uint32_t next_function
     cdef uint32_t cores
     cdef Py_ssize_t unfinished, urgent
-    cdef int waiting
+    cdef int waiting                # threads in wait_for that do not hold the GIL
+    cdef int copying                # threads that copy into the arena without the GIL
     cdef bint collecting, dormant, finished, closing, cut, released
     cdef int64_t collected_at
     cdef double record_bytes        # size of a result, smoothed
@@ -249,7 +250,7 @@ cdef class Dispatcher(Collector):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
         while some thread still looks at it."""
         cdef uint64_t i
-        if self.waiting or self.foreign:
+        if self.waiting or self.collecting or self.copying or self.foreign:
             return False
         if not self.released:
             self.released = True
@@ -301,7 +302,10 @@ cdef class Dispatcher(Collector):
 
     cdef int store(self, bytes blob, Function function) except -1:
         cdef uint64_t size = len(blob)
-        cdef int err = rp_arena_alloc(&self.arena, size + 8, &function.block)
+        cdef int err
+        if self.ended is not None:
+            raise self.ended
+        err = rp_arena_alloc(&self.arena, size + 8, &function.block)
         if err:
             raise OSError(-err, f"no shared memory for a function of {size} bytes: {os.strerror(-err)}")
         memcpy(self.map.base + function.block.off, &size, 8)
@@ -334,6 +338,8 @@ cdef class Dispatcher(Collector):
         cdef uint64_t pos = 0
         cdef Task task
         size = simple_size(value)
+        if self.ended is not None:
+            return job.abort(self.ended)
         if 0 <= size <= RP_INLINE and not self.backlog:
             slot = rp_producer_next(&self.producer, &pos)
             if slot == NULL:
@@ -345,13 +351,14 @@ cdef class Dispatcher(Collector):
                 slot.off = 0
                 slot.len = size
                 self.commit(slot, pos, job, index, 0, kind)
+                rp_producer_kick(&self.producer)
                 return 1
         task = self.encoded(job, index, 0, kind, value)
         if task is not None and (self.backlog or not self.commit_task(task)):
             self.pending.append(task)
             self.backlog = True
             self.collect()
-            self.pump()
+        self.pump()
         return 0
 
     cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value):
@@ -380,6 +387,8 @@ cdef class Dispatcher(Collector):
         cdef unsigned char *data
         cdef Py_ssize_t used
         cdef int err
+        if self.ended is not None:
+            task.job.abort(self.ended)
         if task.job.done:
             rp_arena_free(&self.arena, &task.block)
             return True
@@ -398,12 +407,13 @@ cdef class Dispatcher(Collector):
             if used < 65536:
                 memcpy(to, data, used)
             else:
+                self.copying += 1
                 with nogil:
                     memcpy(to, data, used)
+                self.copying -= 1
             task.data = None
-            if task.job.done:
-                rp_arena_free(&self.arena, &task.block)
-                return True
+            if task.job.done or self.ended is not None:
+                return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
         if slot == NULL:
             return False
@@ -422,6 +432,8 @@ cdef class Dispatcher(Collector):
     cdef int pump(self) except -1:
         """Moves the backlog into the ring, as far as there is room."""
         cdef Source source
+        if self.released:
+            return 0
         while self.backlog:
             first = self.pending.popleft()
             self.backlog = len(self.pending) > 0
@@ -434,7 +446,8 @@ cdef class Dispatcher(Collector):
                 self.pending.appendleft(first)
                 self.backlog = True
                 break
-        rp_producer_kick(&self.producer)
+        if not self.released:
+            rp_producer_kick(&self.producer)
         return 0
 
     cdef int feed(self, Source source) except -1:
@@ -446,6 +459,8 @@ cdef class Dispatcher(Collector):
                 if not self.commit_task(source.stuck):
                     return 0
                 source.stuck = None
+            if self.ended is not None:
+                source.job.abort(self.ended)
             if source.job.done:
                 return 1
             if iterator is not None and self.stops(iterator):
@@ -463,7 +478,8 @@ cdef class Dispatcher(Collector):
                 fed = 2
             if fed and iterator is not None and fed != 2:
                 iterator.submitted += 1
-            rp_producer_nudge(&self.producer)
+            if not self.released:
+                rp_producer_nudge(&self.producer)
         if fed == 2 and iterator is not None:
             iterator.set_length(source.next)
         return fed != 0
@@ -565,7 +581,6 @@ cdef class Dispatcher(Collector):
                 self.put(job, 0, TASK_CALL_KW, (args, kwds))
             else:
                 self.put(job, 0, TASK_CALL, args)
-            rp_producer_kick(&self.producer)
         self.submitted(sync)
         return job
 
@@ -675,7 +690,7 @@ cdef class Dispatcher(Collector):
                     break
                 if single:
                     item = next(items, END)
-                    if item is END:
+                    if item is END or self.stops(job):
                         break
                     job.submitted += 1
                     self.put(job, i, kind, item)
@@ -687,6 +702,8 @@ cdef class Dispatcher(Collector):
                     except StopIteration:
                         if not item:
                             break
+                    if self.stops(job):
+                        break
                     job.submitted += 1
                     task = self.encoded(job, i, len(item), kind, item)
                     if task is not None:
@@ -695,7 +712,6 @@ cdef class Dispatcher(Collector):
                         self.pump()
                 item = None
                 i += 1
-                rp_producer_kick(&self.producer)
         except BaseException as error:
             # At its place in the order, and not as the worker's: the iterable failed, or its place in the pool is gone.
             job.place(i, 0, failure_of(error))

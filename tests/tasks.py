@@ -1,0 +1,609 @@
+"""Functions and classes that tests hand to workers. Importable by workers of any start method."""
+
+import collections
+import dataclasses
+import enum
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+import zlib
+
+HOLD_LIMIT = 40.0
+
+
+# Plain work
+
+
+def echo(value):
+    return value
+
+
+def square(number):
+    return number * number
+
+
+def add(left, right=0):
+    return left + right
+
+
+def add_any(left, right=0):
+    return str(left) + str(right)
+
+
+def collect(*args, **kwargs):
+    return args, kwargs
+
+
+def wrap(value):
+    return "seen", value
+
+
+def nothing(*args):
+    return None
+
+
+def getpid(*args):
+    return os.getpid()
+
+
+def thread_id(*args):
+    return threading.get_ident()
+
+
+def digest(data):
+    return len(data), zlib.crc32(data)
+
+
+def pattern(size, seed=0):
+    """Bytes that differ from place to place, so that a shifted or torn copy shows."""
+    unit = bytes((seed + 7 * place + (place >> 8)) & 255 for place in range(4099))
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def zeros_with_end(size):
+    data = bytearray(size)
+    data[-1] = 9
+    return bytes(data)
+
+
+def pattern_digest(size, seed=0):
+    return digest(pattern(size, seed))
+
+
+def same_object(pair):
+    return pair[0] is pair[1]
+
+
+def contains_itself(container):
+    return container[0] is container
+
+
+def call(function):
+    return function()
+
+
+def type_name(value):
+    return type(value).__qualname__
+
+
+# Tasks that wait
+
+
+class Gate:
+    """Holds tasks in workers until the test opens it, and tells the test who has come.
+
+    Made of files, so that it works in any worker, whatever its start method and whatever happens
+    to it.
+    """
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def _open_file(self):
+        return os.path.join(self.directory, "open")
+
+    def arrive(self, name=""):
+        unique = f"{os.getpid()}.{uuid.uuid4().hex}"
+        temporary = os.path.join(self.directory, f"new.{unique}")
+        with open(temporary, "w") as file:
+            file.write(f"{os.getpid()} {name}")
+        os.rename(temporary, os.path.join(self.directory, f"arrival.{unique}"))
+
+    def pass_through(self):
+        deadline = time.monotonic() + HOLD_LIMIT
+        while not os.path.exists(self._open_file()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody opened the gate")
+            time.sleep(0.002)
+
+    def open(self):
+        with open(self._open_file(), "w"):
+            pass
+
+    def arrivals(self):
+        """(pid, name) of everyone who has come, in no order."""
+        found = []
+        for entry in os.listdir(self.directory):
+            if entry.startswith("arrival."):
+                with open(os.path.join(self.directory, entry)) as file:
+                    pid, _, name = file.read().partition(" ")
+                found.append((int(pid), name))
+        return found
+
+    def wait_for(self, count):
+        """Wait until `count` have come; return their pids."""
+        deadline = time.monotonic() + HOLD_LIMIT
+        while len(self.arrivals()) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{len(self.arrivals())} of {count} came to the gate")
+            time.sleep(0.002)
+        return [pid for pid, _ in self.arrivals()]
+
+
+def hold(gate, value=None):
+    gate.arrive(value)
+    gate.pass_through()
+    return value
+
+
+def all_ready(pool, gate, count):
+    """Return when each of the `count` workers has done a task; opens the gate."""
+    results = [pool.apply_async(hold, (gate,)) for _ in range(count)]
+    gate.wait_for(count)
+    gate.open()
+    for result in results:
+        result.get(HOLD_LIMIT)
+
+
+def hold_some(args):
+    """Holds those values that are in the set, passes the others."""
+    gate, held, value = args
+    return hold(gate, value) if value in held else value
+
+
+def note(gate, value=None):
+    gate.arrive(value)
+    return value
+
+
+def note_pair(args):
+    return note(*args)
+
+
+def fail_or_note(args):
+    gate, value = args
+    if value == "fail":
+        raise ValueError("told to fail")
+    return note(gate, value)
+
+
+def hold_deaf(gate):
+    """Waits, and does not mind SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hold(gate)
+
+
+def hold_swallowing(gate):
+    """Waits, with a handler of SIGTERM that does nothing."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    hold(gate)
+
+
+def long(*args):
+    """Longer than any test."""
+    time.sleep(HOLD_LIMIT)
+
+
+def is_stopped(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def stop_self(gate):
+    gate.arrive()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+# Tasks that fail
+
+
+class Custom(Exception):
+    def __init__(self, message, code):
+        super().__init__(message, code)
+        self.code = code
+
+
+class TwoArguments(Exception):
+    """Pickles well and cannot be unpickled, as it hands on one argument of its two."""
+
+    def __init__(self, left, right):
+        super().__init__(f"{left} and {right}")
+
+
+class Unpicklable(Exception):
+    def __init__(self, message):
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+def fail(error_class, *args):
+    raise error_class(*args)
+
+
+def fail_on(args):
+    bad, value = args
+    if value in bad:
+        raise ValueError("bad item", value)
+    return value
+
+
+def raise_on(args):
+    error_class, bad, value = args
+    if value in bad:
+        raise error_class("bad item")
+    return value
+
+
+def fail_with_attributes():
+    error = Custom("with a code", 17)
+    error.extra = ["any", "thing"]
+    error.add_note("first note")
+    error.add_note("second note")
+    raise error
+
+
+def fail_chained():
+    try:
+        raise KeyError("the inner one")
+    except KeyError as error:
+        raise ValueError("the outer one") from error
+
+
+def fail_grouped():
+    raise ExceptionGroup("several", [ValueError("one"), TypeError("two")])
+
+
+def fail_unpicklable():
+    raise Unpicklable("cannot travel")
+
+
+def fail_badly_pickled():
+    raise TwoArguments("left", "right")
+
+
+def give_lock(*args):
+    return threading.Lock()
+
+
+class Unprintable:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def give_unprintable():
+    return Unprintable()
+
+
+def give_deep():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+def _load_elsewhere(pid):
+    if os.getpid() != pid:
+        raise LookupError("cannot be loaded here")
+    return LoadsOnlyIn(pid)
+
+
+class LoadsOnlyIn:
+    """Can be unpickled in the process of that number only."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __reduce__(self):
+        return _load_elsewhere, (self.pid,)
+
+
+def give_unloadable(*args):
+    return LoadsOnlyIn(os.getpid())
+
+
+def give_unloadable_on(args):
+    bad, value = args
+    return LoadsOnlyIn(os.getpid()) if value in bad else value
+
+
+def _exit_on_load(code):
+    os._exit(code)
+
+
+class ExitsOnLoad:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return _exit_on_load, (5,)
+
+
+class KillsOnPickle:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_half(size):
+    """A result in the middle of whose encoding the worker dies."""
+    return [bytes(size), KillsOnPickle(), bytes(size)]
+
+
+def exit_python(code):
+    sys.exit(code)
+
+
+# Tasks that die
+
+
+def kill_self(number=signal.SIGKILL):
+    # A forked worker has that of the test run, which would report a crash that is meant.
+    faulthandler.disable()
+    os.kill(os.getpid(), number)
+    # Some signals are handled a moment after the call.
+    while True:
+        signal.pause()
+
+
+def kill_on(args):
+    bad, value = args
+    if value in bad:
+        kill_self()
+    return value
+
+
+def kill_or_note(args):
+    gate, bad, value = args
+    if value in bad:
+        kill_self()
+    return note(gate, value)
+
+
+def leave(code):
+    os._exit(code)
+
+
+def fork_and_return():
+    """Both sides return from here."""
+    os.fork()
+    return os.getpid()
+
+
+def fork_child_and_die(gate):
+    """Leaves a child behind that has all descriptors of the worker."""
+    child = os.fork()
+    if child == 0:
+        try:
+            gate.pass_through()
+        finally:
+            os._exit(0)
+    gate.arrive(child)
+    kill_self()
+
+
+def close_descriptors():
+    os.closerange(3, 256)
+    return "closed"
+
+
+def close_standard_streams():
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
+    return "closed"
+
+
+# State of a worker
+
+state = {}
+
+
+def remember(key, value):
+    """As an initializer."""
+    state[key] = value
+
+
+def recall(key):
+    return state.get(key)
+
+
+def recall_item(args):
+    return state.get(args[0])
+
+
+def remember_marked(gate):
+    gate.arrive("initializer")
+
+
+def put_in_queue(value):
+    state["queue"].put(value)
+    return value
+
+
+def under_lock(gate):
+    """How many tasks are inside at once, counted with the lock from initargs."""
+    with state["lock"]:
+        inside = os.path.join(gate.directory, "inside")
+        descriptor = os.open(inside, os.O_CREAT | os.O_EXCL)
+        os.close(descriptor)
+        os.unlink(inside)
+    return True
+
+
+def remember_two(queue, lock):
+    state["queue"] = queue
+    state["lock"] = lock
+
+
+def wait_for_event():
+    return state["lock"].wait(HOLD_LIMIT)
+
+
+def count_up(*args):
+    value = state["queue"]
+    with value.get_lock():
+        value.value += 1
+
+
+def fail_initializer(gate=None):
+    if gate is not None:
+        gate.arrive()
+    raise ValueError("initializer failed", 23)
+
+
+def leave_initializer(gate):
+    gate.arrive()
+    os._exit(3)
+
+
+def kill_initializer(gate):
+    gate.arrive()
+    kill_self()
+
+
+def worker_facts():
+    process = multiprocessing.current_process()
+    return {
+        "pid": os.getpid(),
+        "name": process.name,
+        "daemon": process.daemon,
+        "stdin": sys.stdin.read(),
+        "method": multiprocessing.get_start_method(allow_none=True),
+    }
+
+
+def nested_pool(name):
+    from implementations import Implementation
+
+    with Implementation.named(name).Pool(1) as pool:
+        return pool.apply(square, (3,))
+
+
+# Values of all kinds
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    pass
+
+
+class Real(float):
+    pass
+
+
+class Row(tuple):
+    pass
+
+
+class Table(dict):
+    pass
+
+
+class Items(list):
+    pass
+
+
+class Raw(bytes):
+    pass
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Options(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@dataclasses.dataclass
+class Record:
+    name: str
+    values: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    key: int
+
+
+class Tracked:
+    """An object that can be referred to weakly."""
+
+    def __init__(self, value=None):
+        self.value = value
+
+
+def make_tracked(value=None):
+    return Tracked(value)
+
+
+class Multiplier:
+    """Has a state, can be called, and has methods of all kinds."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, value):
+        return self.factor * value
+
+    def method(self, value):
+        return self.factor * value
+
+    @classmethod
+    def of_class(cls, value):
+        return cls.__name__, value
+
+    @staticmethod
+    def of_nothing(value):
+        return -value
+
+
+# Iterables
+
+
+class Lying:
+    """An iterable whose length is not what it says."""
+
+    def __init__(self, said, given):
+        self.said = said
+        self.given = given
+
+    def __len__(self):
+        return self.said
+
+    def __iter__(self):
+        return iter(range(self.given))
+
+
+def failing_iterable(good, error):
+    yield from range(good)
+    raise error

@@ -1,0 +1,389 @@
+"""A worker that dies costs the tasks that it was running, and nothing else."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import tasks
+from procfs import is_gone, wait_until
+
+pytestmark = pytest.mark.ringpool_only
+
+LIMIT = 30
+
+
+def pids_of(pool):
+    return [worker.pid for worker in pool._pool]
+
+
+def check_alive(pool, processes=2):
+    """The pool does fifty more tasks, with all of its workers, and ends well."""
+    assert pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)]
+    wait_until(
+        lambda: len(pool._pool) == processes and all(one.is_alive() for one in pool._pool), LIMIT
+    )
+    pool.close()
+    pool.join()
+
+
+def lost(ringpool, outcome):
+    with pytest.raises(ringpool.WorkerLostError) as caught:
+        outcome()
+    return caught.value
+
+
+def test_what_the_error_tells(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    result = pool.apply_async(tasks.hold, (gate,))
+    (pid,) = gate.wait_for(1)
+    os.kill(pid, signal.SIGKILL)
+    error = lost(ringpool, lambda: result.get(LIMIT))
+    assert error.pid == pid
+    assert error.exitcode == -signal.SIGKILL
+    assert error.index == 0
+    assert error.function.endswith("hold")
+    for part in (str(pid), "SIGKILL", "hold"):
+        assert part in str(error)
+    assert not result.successful()
+    check_alive(pool)
+
+
+def test_it_is_a_broken_process_pool(ringpool):
+    from concurrent.futures.process import BrokenProcessPool
+
+    assert issubclass(ringpool.WorkerLostError, BrokenProcessPool)
+    assert not issubclass(ringpool.PoolTerminatedError, ringpool.WorkerLostError)
+
+
+@pytest.mark.parametrize("code", [0, 3, 255])
+def test_exit_in_a_task(factory, ringpool, code):
+    pool = factory.Pool(2)
+    error = lost(ringpool, lambda: pool.apply_async(tasks.leave, (code,)).get(LIMIT))
+    assert error.exitcode == code
+    assert error.function.endswith("leave")
+    assert str(code) in str(error)
+    check_alive(pool)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGBUS]
+)
+def test_signal_in_a_task(factory, ringpool, number):
+    pool = factory.Pool(2)
+    error = lost(ringpool, lambda: pool.apply_async(tasks.kill_self, (number,)).get(LIMIT))
+    assert error.exitcode == -number
+    assert number.name in str(error)
+    check_alive(pool)
+
+
+def test_error_callback_is_told(factory, ringpool):
+    pool = factory.Pool(2)
+    seen, failed = [], []
+    result = pool.apply_async(
+        tasks.kill_self, callback=seen.append, error_callback=failed.append
+    )
+    lost(ringpool, lambda: result.get(LIMIT))
+    assert seen == []
+    assert [type(error) for error in failed] == [ringpool.WorkerLostError]
+    check_alive(pool)
+
+
+@pytest.mark.parametrize("call", ["map", "map_async", "starmap"])
+def test_item_of_a_map(factory, ringpool, call):
+    pool = factory.Pool(2)
+    items = [({5}, value) for value in range(10)]
+    if call == "starmap":
+        items = [(item,) for item in items]
+
+    def outcome():
+        result = getattr(pool, call)(tasks.kill_on, items, 1)
+        return result.get(LIMIT) if call == "map_async" else result
+
+    error = lost(ringpool, outcome)
+    assert error.index == 5
+    assert error.function.endswith("kill_on")
+    assert "5" in str(error)
+    check_alive(pool)
+
+
+def test_chunk_of_a_map(factory, ringpool):
+    pool = factory.Pool(2)
+    error = lost(ringpool, lambda: pool.map(tasks.kill_on, [({5}, n) for n in range(12)], 3))
+    # Of a chunk it is known at least where it began.
+    assert error.index in range(3, 6)
+    check_alive(pool)
+
+
+def test_map_runs_all_the_rest(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    items = [(gate, {3}, value) for value in range(10)]
+    lost(ringpool, lambda: pool.map(tasks.kill_or_note, items, 1))
+    assert sorted(int(name) for _, name in gate.arrivals()) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    check_alive(pool)
+
+
+def test_item_of_imap(factory, ringpool):
+    pool = factory.Pool(2)
+    iterator = pool.imap(tasks.kill_on, [({2, 5}, value) for value in range(8)])
+    for value in range(8):
+        if value in (2, 5):
+            assert lost(ringpool, lambda: iterator.next(LIMIT)).index == value
+        else:
+            assert iterator.next(LIMIT) == value
+    with pytest.raises(StopIteration):
+        iterator.next(LIMIT)
+    check_alive(pool)
+
+
+def test_item_of_imap_unordered(factory, ringpool):
+    pool = factory.Pool(2)
+    iterator = pool.imap_unordered(tasks.kill_on, [({2, 5}, value) for value in range(8)])
+    values, indexes = [], []
+    for _ in range(8):
+        try:
+            values.append(iterator.next(LIMIT))
+        except ringpool.WorkerLostError as error:
+            indexes.append(error.index)
+    assert sorted(values) == [0, 1, 3, 4, 6, 7]
+    assert sorted(indexes) == [2, 5]
+    with pytest.raises(StopIteration):
+        iterator.next(LIMIT)
+    check_alive(pool)
+
+
+def test_other_jobs_are_not_touched(factory, make_gate, ringpool):
+    pool = factory.Pool(2)
+    doomed_gate, other_gate = make_gate(), make_gate()
+    other = pool.apply_async(tasks.hold, (other_gate, "other"))
+    other_gate.wait_for(1)
+    doomed = pool.apply_async(tasks.hold, (doomed_gate,))
+    (pid,) = doomed_gate.wait_for(1)
+    queued = [pool.apply_async(tasks.square, (value,)) for value in range(50)]
+    mapped = pool.map_async(tasks.square, range(50), 3)
+    streamed = pool.imap(tasks.square, range(50))
+    os.kill(pid, signal.SIGKILL)
+    lost(ringpool, lambda: doomed.get(LIMIT))
+    assert [result.get(LIMIT) for result in queued] == [value**2 for value in range(50)]
+    assert mapped.get(LIMIT) == [value**2 for value in range(50)]
+    assert list(streamed) == [value**2 for value in range(50)]
+    other_gate.open()
+    assert other.get(LIMIT) == "other"
+    check_alive(pool)
+
+
+def test_all_workers_at_once(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    pids = gate.wait_for(2)
+    queued = pool.map_async(tasks.square, range(20))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    errors = [lost(ringpool, lambda: result.get(LIMIT)) for result in results]
+    assert {error.pid for error in errors} == set(pids)
+    assert queued.get(LIMIT) == [value**2 for value in range(20)]
+    check_alive(pool)
+
+
+def test_one_after_the_other(factory, ringpool):
+    pool = factory.Pool(2)
+    for _ in range(8):
+        lost(ringpool, lambda: pool.apply_async(tasks.kill_self).get(LIMIT))
+        assert pool.apply(tasks.square, (3,)) == 9
+    check_alive(pool)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["never used", "used"])
+def test_idle_workers(factory, used):
+    pool = factory.Pool(2)
+    if used:
+        pool.map(tasks.square, range(20), 1)
+    for pid in pids_of(pool):
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: is_gone(pid), LIMIT)
+        results = [pool.apply_async(tasks.square, (value,)) for value in range(6)]
+        assert [result.get(LIMIT) for result in results] == [0, 1, 4, 9, 16, 25]
+    check_alive(pool)
+
+
+def test_idle_workers_are_replaced_without_a_task(factory):
+    pool = factory.Pool(2)
+    pool.map(tasks.square, range(20), 1)
+    before = pids_of(pool)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: len(pool._pool) == 2
+        and all(worker.is_alive() and worker.pid not in before for worker in pool._pool),
+        LIMIT,
+    )
+    check_alive(pool)
+
+
+def test_worker_that_dies_while_its_result_is_encoded(factory, ringpool):
+    pool = factory.Pool(2)
+    for size in (1, 100_000, 4_000_000):
+        lost(ringpool, lambda: pool.apply_async(tasks.give_half, (size,)).get(LIMIT))
+    check_alive(pool)
+
+
+def test_worker_that_dies_after_its_result_was_taken(factory):
+    pool = factory.Pool(1)
+    for _ in range(10):
+        result = pool.apply_async(tasks.getpid)
+        os.kill(result.get(LIMIT), signal.SIGKILL)
+    check_alive(pool, 1)
+
+
+def test_closed_pool_with_work_queued(factory, gate, background, ringpool):
+    pool = factory.Pool(2)
+    held = [pool.apply_async(tasks.hold, (gate, "held")) for _ in range(2)]
+    pids = gate.wait_for(2)
+    queued = [pool.apply_async(tasks.square, (value,)) for value in range(20)]
+    streamed = pool.imap(tasks.square, range(10))
+    pool.close()
+    os.kill(pids[0], signal.SIGKILL)
+    gate.open()
+    background(pool.join).result(LIMIT)
+    assert [result.get(0) for result in queued] == [value**2 for value in range(20)]
+    assert list(streamed) == [value**2 for value in range(10)]
+    outcomes = []
+    for result in held:
+        try:
+            outcomes.append(result.get(0))
+        except ringpool.WorkerLostError as error:
+            outcomes.append(error.pid)
+    assert sorted(outcomes, key=str) == sorted([pids[0], "held"], key=str)
+
+
+def test_closed_pool_that_loses_all_its_workers(factory, gate, background, ringpool):
+    pool = factory.Pool(2)
+    held = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    pids = gate.wait_for(2)
+    queued = pool.map_async(tasks.square, range(20))
+    pool.close()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    background(pool.join).result(LIMIT)
+    for result in held:
+        lost(ringpool, lambda: result.get(0))
+    assert queued.get(0) == [value**2 for value in range(20)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_kills_with_replacement_of_workers(factory, ringpool, seed):
+    chance = random.Random(seed)
+    # Starting a worker costs more where it is not a fork.
+    count, tasks_per_child = (60, 1) if factory.start_method == "fork" else (60, 5)
+    pool = factory.Pool(2, maxtasksperchild=tasks_per_child)
+    results = [pool.apply_async(tasks.square, (value,)) for value in range(count)]
+    for target in sorted(chance.sample(range(count - 5), 5)):
+        wait_until(lambda: sum(result.ready() for result in results) >= target, LIMIT)
+        pids = [pid for pid in pids_of(pool) if not is_gone(pid)]
+        if pids:
+            victim = chance.choice(pids)
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                # It had done its tasks.
+                continue
+    done = losses = 0
+    for value, result in enumerate(results):
+        try:
+            assert result.get(LIMIT) == value**2
+            done += 1
+        except ringpool.WorkerLostError:
+            losses += 1
+    assert done + losses == count
+    assert losses <= 5
+    pool.close()
+    pool.join()
+
+
+def test_kills_while_many_small_tasks_run(factory, background, ringpool):
+    pool = factory.Pool(2)
+    results = [pool.apply_async(tasks.square, (value,)) for value in range(3000)]
+    for target in (100, 800, 1500, 2200):
+        wait_until(lambda: results[target].ready(), LIMIT)
+        try:
+            os.kill(pids_of(pool)[target % 2], signal.SIGKILL)
+        except ProcessLookupError:
+            # Its replacement is not there yet.
+            continue
+    losses = 0
+    for value, result in enumerate(results):
+        try:
+            assert result.get(LIMIT) == value**2
+        except ringpool.WorkerLostError:
+            losses += 1
+    # A frame may carry several tasks; a task that had not started is not lost.
+    assert losses <= 4
+    check_alive(pool)
+
+
+def test_task_that_closes_all_descriptors(factory):
+    pool = factory.Pool(2)
+    assert [pool.apply_async(tasks.close_descriptors).get(LIMIT) for _ in range(4)] == ["closed"] * 4
+    check_alive(pool)
+
+
+def test_task_that_closes_the_standard_streams(factory):
+    pool = factory.Pool(2)
+    assert pool.apply_async(tasks.close_standard_streams).get(LIMIT) == "closed"
+    check_alive(pool)
+
+
+def test_worker_whose_child_lives_on(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    try:
+        error = lost(
+            ringpool, lambda: pool.apply_async(tasks.fork_child_and_die, (gate,)).get(LIMIT)
+        )
+        ((pid, child),) = gate.arrivals()
+        assert error.pid == pid
+        assert not is_gone(int(child))
+        check_alive(pool)
+        assert not is_gone(int(child))
+    finally:
+        gate.open()
+    wait_until(lambda: is_gone(int(child)), LIMIT)
+
+
+# Death of the parent
+
+
+PARENT = """
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    pool.map(tasks.square, range(20), 1)
+    results = []
+    if sys.argv[2] == "busy":
+        results = [pool.apply_async(tasks.hold, (tasks.Gate(sys.argv[3]),)) for _ in range(2)]
+        tasks.Gate(sys.argv[3]).wait_for(2)
+    print(*(worker.pid for worker in pool._pool), flush=True)
+    tasks.long()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_go_with_their_parent(script, gate, state, number):
+    program = script(PARENT, "file", state, gate.directory)
+    pids = [int(word) for word in program.wait_for_line().split()]
+    assert len(pids) == 2
+    assert not any(is_gone(pid) for pid in pids)
+    os.kill(program.pid, number)
+    assert program.wait(LIMIT) == -number
+    start = time.monotonic()
+    # Promised is one second; the other is for a busy machine.
+    wait_until(lambda: all(is_gone(pid) for pid in pids), 2.0, "workers went with their parent")
+    assert time.monotonic() - start < 2.5
+    wait_until(lambda: not program.survivors(), LIMIT, "helpers of the program are gone too")

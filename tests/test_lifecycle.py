@@ -1,0 +1,767 @@
+"""From the constructor to the end of the pool, and of the program."""
+
+import gc
+import multiprocessing
+import multiprocessing.pool
+import os
+import pickle
+import re
+import signal
+import threading
+import time
+import warnings
+
+import pytest
+import tasks
+from procfs import is_gone, wait_until
+
+LIMIT = 30
+
+
+def workers_of(pool):
+    return [worker.pid for worker in pool._pool]
+
+
+# Construction
+
+
+@pytest.mark.with_threads
+@pytest.mark.parametrize("processes", [0, -1])
+def test_too_few_processes(factory, processes):
+    with pytest.raises(ValueError, match="^Number of processes must be at least 1$"):
+        factory.Pool(processes)
+
+
+@pytest.mark.parametrize("processes", [2.5, "2", [2]], ids=repr)
+def test_processes_that_are_no_integer(factory, processes):
+    with pytest.raises(TypeError):
+        factory.Pool(processes)
+
+
+def test_true_is_one_process(factory):
+    pool = factory.Pool(True)
+    assert len(pool._pool) == 1
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.with_threads
+def test_initializer_must_be_callable(factory):
+    with pytest.raises(TypeError, match="^initializer must be a callable$"):
+        factory.Pool(1, initializer=5)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "1"], ids=repr)
+def test_maxtasksperchild_must_be_positive(factory, count):
+    with pytest.raises(ValueError, match="^maxtasksperchild must be a positive int or None$"):
+        factory.Pool(1, maxtasksperchild=count)
+
+
+def test_order_of_parameters(factory, gate):
+    pool = factory.Pool(1, tasks.remember, ("key", "value"), 3, factory.context)
+    assert pool.apply(tasks.recall, ("key",)) == "value"
+    pids = pool.map(tasks.getpid, range(6), 1)
+    assert len(set(pids)) > 1
+
+
+def test_parameters_by_name(factory):
+    pool = factory.Pool(
+        processes=1,
+        initializer=tasks.remember,
+        initargs=("key", "value"),
+        maxtasksperchild=None,
+        context=factory.context,
+    )
+    assert pool.apply(tasks.recall, ("key",)) == "value"
+
+
+@pytest.mark.start_methods("fork")
+def test_default_number_of_processes(factory):
+    pool = factory.Pool()
+    count = getattr(os, "process_cpu_count", os.cpu_count)()
+    # From 3.13 on the stdlib counts the processors that this process may use.
+    assert pool._processes in (count, os.cpu_count(), len(os.sched_getaffinity(0)))
+    assert len(pool._pool) == pool._processes
+
+
+# What other programs look at
+
+
+def test_it_is_a_pool(factory):
+    assert isinstance(factory.Pool(1), multiprocessing.pool.Pool)
+
+
+def test_attributes(factory):
+    pool = factory.Pool(2)
+    assert pool._processes == 2
+    assert pool._ctx.get_start_method() == factory.start_method
+    assert pool._state == "RUN"
+    assert len(pool._pool) == 2
+    for worker in pool._pool:
+        assert isinstance(worker.pid, int)
+        assert worker.is_alive()
+        assert worker.exitcode is None
+    assert sorted(set(pool.map(tasks.getpid, range(50), 1)) - set(workers_of(pool))) == []
+    before = workers_of(pool)
+    pool._repopulate_pool()
+    assert workers_of(pool) == before
+    pool.close()
+    pool.join()
+    assert pool._state == "CLOSE"
+
+
+@pytest.mark.with_threads
+def test_repr(factory):
+    pool = factory.Pool(2)
+    name = f"{type(pool).__module__}.{type(pool).__qualname__}"
+    assert repr(pool) == f"<{name} state=RUN pool_size=2>"
+    pool.close()
+    assert f"<{name} state=CLOSE pool_size=" in repr(pool)
+    pool.terminate()
+    assert f"<{name} state=TERMINATE pool_size=" in repr(pool)
+
+
+@pytest.mark.with_threads
+def test_cannot_be_pickled(factory):
+    pool = factory.Pool(1)
+    message = "^pool objects cannot be passed between processes or pickled$"
+    with pytest.raises(NotImplementedError, match=message):
+        pickle.dumps(pool)
+    with pytest.raises(NotImplementedError, match=message):
+        pool.__reduce__()
+
+
+def test_workers(factory):
+    pool = factory.Pool(2)
+    pids = set(workers_of(pool))
+    prefix = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}[factory.start_method]
+    for worker in pool._pool:
+        assert re.fullmatch(prefix + r"PoolWorker-\d+", worker.name)
+        assert worker.daemon
+    assert pids <= {child.pid for child in multiprocessing.active_children()}
+    facts = pool.apply(tasks.worker_facts)
+    assert facts["pid"] in pids
+    assert facts["name"] in {worker.name for worker in pool._pool}
+    assert facts["daemon"] is True
+    assert facts["stdin"] == ""
+
+
+def test_a_worker_makes_no_pool(factory):
+    pool = factory.Pool(1)
+    with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
+        pool.apply(tasks.nested_pool, (factory.name,))
+
+
+@pytest.mark.start_methods("fork")
+def test_forked_workers_see_what_was_set_before(factory):
+    tasks.state["early"] = "set before"
+    pool = factory.Pool(2)
+    tasks.state["late"] = "set after"
+    try:
+        assert pool.map(tasks.recall, ["early"] * 10) == ["set before"] * 10
+        assert pool.map(tasks.recall, ["late"] * 10) == [None] * 10
+    finally:
+        tasks.state.clear()
+
+
+# Initializers
+
+
+def test_initializer_runs_once_in_each_worker(factory, gate):
+    pool = factory.Pool(2, tasks.remember_marked, (gate,))
+    pids = gate.wait_for(2)
+    pool.map(tasks.square, range(20), 1)
+    assert sorted(pids) == sorted(workers_of(pool))
+    assert len(gate.arrivals()) == 2
+
+
+def test_initargs_reach_the_initializer(factory):
+    pool = factory.Pool(2, initializer=tasks.remember, initargs=("key", {"deep": [1, 2]}))
+    assert pool.map(tasks.recall, ["key"] * 20, 1) == [{"deep": [1, 2]}] * 20
+
+
+def test_queue_and_lock_in_initargs(factory, tmp_path):
+    queue = factory.context.Queue()
+    lock = factory.context.Lock()
+    pool = factory.Pool(2, initializer=tasks.remember_two, initargs=(queue, lock))
+    assert sorted(pool.map(tasks.put_in_queue, range(10), 1)) == list(range(10))
+    assert sorted(queue.get(timeout=LIMIT) for _ in range(10)) == list(range(10))
+    directory = tasks.Gate(str(tmp_path))
+    assert pool.map(tasks.under_lock, [directory] * 50, 1) == [True] * 50
+    queue.close()
+    queue.join_thread()
+
+
+def test_semaphores_and_events_in_initargs(factory):
+    event = factory.context.Event()
+    value = factory.context.Value("i", 0)
+    pool = factory.Pool(2, initializer=tasks.remember_two, initargs=(value, event))
+    result = pool.apply_async(tasks.wait_for_event)
+    event.set()
+    assert result.get(LIMIT) is True
+    pool.map(tasks.count_up, range(40), 1)
+    assert value.value == 40
+
+
+# Replacement of workers
+
+
+@pytest.mark.parametrize("chunksize, count", [(1, 6), (3, 18)])
+def test_maxtasksperchild_counts_chunks(factory, chunksize, count):
+    pool = factory.Pool(1, maxtasksperchild=2)
+    pids = pool.map(tasks.getpid, range(count), chunksize)
+    runs = [pids[start : start + 2 * chunksize] for start in range(0, count, 2 * chunksize)]
+    assert [len(set(run)) for run in runs] == [1, 1, 1]
+    assert len(set(pids)) == 3
+
+
+def test_maxtasksperchild_of_one(factory):
+    pool = factory.Pool(2, maxtasksperchild=1)
+    results = [pool.apply_async(tasks.getpid) for _ in range(6)]
+    assert len({result.get(LIMIT) for result in results}) == 6
+    assert pool.map(tasks.square, range(6), 2) == [0, 1, 4, 9, 16, 25]
+    wait_until(lambda: len(pool._pool) == 2 and all(one.is_alive() for one in pool._pool), LIMIT)
+    pool.close()
+    pool.join()
+
+
+def test_replaced_workers_run_the_initializer(factory):
+    pool = factory.Pool(1, tasks.remember, ("key", "value"), maxtasksperchild=1)
+    assert pool.map(tasks.recall, ["key"] * 4, 1) == ["value"] * 4
+
+
+def test_workers_stay_without_maxtasksperchild(factory):
+    pool = factory.Pool(2)
+    before = workers_of(pool)
+    pool.map(tasks.square, range(500), 1)
+    assert workers_of(pool) == before
+
+
+# Ends
+
+
+CALLS = {
+    "apply": lambda pool: pool.apply(tasks.square, (1,)),
+    "apply_async": lambda pool: pool.apply_async(tasks.square, (1,)),
+    "map": lambda pool: pool.map(tasks.square, [1]),
+    "map_async": lambda pool: pool.map_async(tasks.square, [1]),
+    "starmap": lambda pool: pool.starmap(tasks.square, [(1,)]),
+    "starmap_async": lambda pool: pool.starmap_async(tasks.square, [(1,)]),
+    "imap": lambda pool: pool.imap(tasks.square, [1]),
+    "imap chunked": lambda pool: pool.imap(tasks.square, [1], 2),
+    "imap_unordered": lambda pool: pool.imap_unordered(tasks.square, [1]),
+    "imap_unordered chunked": lambda pool: pool.imap_unordered(tasks.square, [1], 2),
+    "with": lambda pool: pool.__enter__(),
+}
+
+
+@pytest.mark.with_threads
+def test_closed_pool_takes_nothing(factory):
+    pool = factory.Pool(1)
+    pool.close()
+    for name, call in CALLS.items():
+        with pytest.raises(ValueError, match="^Pool not running$"):
+            call(pool)
+            pytest.fail(name)
+    pool.join()
+    for name, call in CALLS.items():
+        with pytest.raises(ValueError, match="^Pool not running$"):
+            call(pool)
+            pytest.fail(name)
+
+
+@pytest.mark.with_threads
+def test_terminated_pool_takes_nothing(factory):
+    pool = factory.Pool(1)
+    pool.terminate()
+    for name, call in CALLS.items():
+        with pytest.raises(ValueError, match="^Pool not running$"):
+            call(pool)
+            pytest.fail(name)
+
+
+@pytest.mark.with_threads
+def test_running_pool_cannot_be_joined(factory):
+    pool = factory.Pool(1)
+    with pytest.raises(ValueError, match="^Pool is still running$"):
+        pool.join()
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.with_threads
+def test_ends_can_be_repeated(factory):
+    pool = factory.Pool(1)
+    for _ in range(2):
+        pool.close()
+    for _ in range(2):
+        pool.join()
+    assert pool._state == "CLOSE"
+    for _ in range(2):
+        pool.terminate()
+    assert pool._state == "TERMINATE"
+    pool.close()
+    assert pool._state == "TERMINATE"
+    pool.join()
+
+
+def test_join_returns_when_the_workers_are_gone(factory):
+    pool = factory.Pool(2)
+    workers = list(pool._pool)
+    result = pool.map_async(tasks.square, range(100))
+    pool.close()
+    pool.join()
+    assert result.get(0) == [value**2 for value in range(100)]
+    assert all(is_gone(worker.pid) for worker in workers)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+@pytest.mark.with_threads
+def test_close_lets_the_queued_tasks_finish(factory, gate):
+    pool = factory.Pool(2)
+    held = pool.apply_async(tasks.hold, (gate, "held"))
+    queued = [pool.apply_async(tasks.square, (value,)) for value in range(100)]
+    streamed = pool.imap(tasks.square, range(20))
+    gate.wait_for(1)
+    pool.close()
+    gate.open()
+    pool.join()
+    assert held.get(0) == "held"
+    assert [result.get(0) for result in queued] == [value**2 for value in range(100)]
+    assert list(streamed) == [value**2 for value in range(20)]
+
+
+def test_context_manager_terminates(factory, gate):
+    with factory.Pool(2) as pool:
+        assert pool._state == "RUN"
+        workers = workers_of(pool)
+        pool.apply_async(tasks.hold, (gate,))
+        gate.wait_for(1)
+    assert pool._state == "TERMINATE"
+    wait_until(lambda: all(is_gone(pid) for pid in workers), LIMIT)
+
+
+@pytest.mark.with_threads
+def test_context_manager_lets_errors_through(factory):
+    with pytest.raises(KeyError, match="from the body"):
+        with factory.Pool(1) as pool:
+            raise KeyError("from the body")
+    assert pool._state == "TERMINATE"
+
+
+def test_terminate_with_work_queued(factory, gate):
+    pool = factory.Pool(2)
+    for _ in range(2):
+        pool.apply_async(tasks.hold, (gate,))
+    gate.wait_for(2)
+    pool.map_async(tasks.square, range(10_000), 1)
+    pool.imap(tasks.square, range(1000))
+    workers = workers_of(pool)
+    pool.terminate()
+    pool.join()
+    assert all(is_gone(pid) for pid in workers)
+
+
+@pytest.mark.with_threads
+def test_dropped_pool_warns_and_dies(factory):
+    pool = factory.untracked(2)
+    assert pool.apply(tasks.square, (3,)) == 9
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool") as seen:
+        del pool
+        # A helper thread may hold the last result, and the result the pool, a moment longer.
+        wait_until(lambda: gc.collect() >= 0 and len(seen), LIMIT)
+    # The warning holds the pool.
+    seen.clear()
+    # That its workers, threads and descriptors go too is what is checked after every test.
+
+
+@pytest.mark.with_threads
+def test_ended_pool_does_not_warn(factory):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        pool = factory.untracked(1)
+        pool.terminate()
+        pool.join()
+        del pool
+        gc.collect()
+
+
+def test_result_keeps_a_dropped_pool(factory):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        result = factory.untracked(2).map_async(tasks.square, range(20))
+        gc.collect()
+        assert result.get(LIMIT) == [value**2 for value in range(20)]
+        del result
+        gc.collect()
+
+
+@pytest.mark.with_threads
+def test_eight_threads_share_a_pool(shared_pool, background):
+    def use(offset):
+        values = []
+        for value in range(offset, offset + 40):
+            kind = value % 4
+            if kind == 0:
+                values.append(shared_pool.apply(tasks.square, (value,)))
+            elif kind == 1:
+                values.append(shared_pool.apply_async(tasks.square, (value,)).get(LIMIT))
+            elif kind == 2:
+                values += shared_pool.map(tasks.square, [value])
+            else:
+                values += shared_pool.imap(tasks.square, [value])
+        return values
+
+    users = [background(use, 100 * number) for number in range(8)]
+    for number, user in enumerate(users):
+        start = 100 * number
+        assert user.result(LIMIT) == [value**2 for value in range(start, start + 40)]
+
+
+def test_pool_made_in_a_thread_that_ends(factory, background):
+    pool = background(factory.Pool, 2).result()
+    assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+    pool.close()
+    pool.join()
+
+
+def test_many_pools_one_after_the_other(factory):
+    for _ in range(5):
+        pool = factory.Pool(1)
+        assert pool.map(tasks.square, [1, 2, 3]) == [1, 4, 9]
+        pool.close()
+        pool.join()
+
+
+def test_two_pools_at_once(factory):
+    one, two = factory.Pool(1), factory.Pool(1)
+    results = [pool.map_async(tasks.square, range(50), 1) for pool in (one, two, one)]
+    for result in results:
+        assert result.get(LIMIT) == [value**2 for value in range(50)]
+    one.terminate()
+    assert two.apply(tasks.square, (3,)) == 9
+
+
+# End of the program
+
+
+PROGRAM = """
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    {body}
+    print("done", flush=True)
+    {end}
+
+if __name__ == "__main__":
+    main()
+"""
+ENDS = {
+    "idle": ("assert pool.map(tasks.square, range(10)) == [n * n for n in range(10)]", ""),
+    "busy": ("results = [pool.apply_async(tasks.long) for _ in range(2)]", ""),
+    "queued": ("result = pool.map_async(tasks.long, range(100), 1)", ""),
+    "global": ("globals().update(kept=pool, result=pool.apply_async(tasks.long))", ""),
+    "sys.exit": ("result = pool.apply_async(tasks.long)", "sys.exit(0)"),
+    "closed": ("pool.apply_async(tasks.square, (3,)); pool.close()", ""),
+}
+
+
+def run_to_the_end(script, body, end):
+    program = script(PROGRAM.format(body=body, end=end))
+    program.wait_for_line()
+    start = time.monotonic()
+    assert program.wait(LIMIT) == 0, program.err
+    # Far below the time that the tasks would take.
+    assert time.monotonic() - start < 5
+    assert program.out == "done\n"
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+    return program
+
+
+every_end = pytest.mark.parametrize("body, end", ENDS.values(), ids=ENDS.keys())
+
+
+@every_end
+def test_program_ends_with_a_running_pool(script, body, end):
+    run_to_the_end(script, body, end)
+
+
+# The stdlib's pool may complain of a descriptor that its own end has closed.
+@every_end
+@pytest.mark.ringpool_only
+def test_program_ends_without_a_word(script, body, end):
+    assert run_to_the_end(script, body, end).err == ""
+
+
+def test_program_that_fails_with_a_running_pool(script):
+    body = "pool.apply_async(tasks.long)"
+    program = script(PROGRAM.format(body=body, end="raise KeyError('from main')"))
+    assert program.wait(LIMIT) == 1
+    assert "KeyError: 'from main'" in program.err
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+
+
+def test_pool_used_by_an_exit_handler(script):
+    body = """
+    import atexit
+    atexit.register(lambda: print(pool.map(tasks.square, [1, 2, 3]), flush=True))
+    """
+    program = script(PROGRAM.format(body=body, end=""))
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "done\n[1, 4, 9]\n"
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+
+
+def test_main_ends_while_a_thread_maps(script):
+    body = """
+    import threading
+    def use():
+        print(pool.map(tasks.square, range(200), 1)[-1], flush=True)
+    threading.Thread(target=use).start()
+    """
+    program = script(PROGRAM.format(body=body, end=""))
+    assert program.wait(LIMIT) == 0, program.err
+    assert sorted(program.out.split()) == ["39601", "done"]
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+
+
+# What the stdlib does not promise
+
+
+@pytest.mark.ringpool_only
+class TestTerminate:
+    def test_every_pending_job_is_settled(self, factory, gate, ringpool):
+        pool = factory.Pool(2)
+        held = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+        gate.wait_for(2)
+        queued = pool.apply_async(tasks.square, (3,))
+        mapped = pool.map_async(tasks.square, range(100))
+        starred = pool.starmap_async(tasks.add, [(1, 2)])
+        streamed = pool.imap(tasks.square, range(10))
+        unordered = pool.imap_unordered(tasks.square, range(10))
+        chunked = pool.imap(tasks.square, range(10), 3)
+        pool.terminate()
+        for result in [*held, queued, mapped, starred]:
+            assert result.ready()
+            assert not result.successful()
+            with pytest.raises(ringpool.PoolTerminatedError):
+                result.get(0)
+        for iterator in (streamed, unordered):
+            with pytest.raises(ringpool.PoolTerminatedError):
+                iterator.next(0)
+        with pytest.raises(ringpool.PoolTerminatedError):
+            next(chunked)
+
+    def test_waiting_callers_are_told(self, factory, gate, ringpool, background):
+        pool = factory.Pool(2)
+        held = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+        gate.wait_for(2)
+        streamed = pool.imap(tasks.square, range(10))
+        callers = [
+            background(held[0].get),
+            background(pool.apply, tasks.square, (3,)),
+            background(pool.map, tasks.square, range(10)),
+            background(pool.starmap, tasks.add, [(1, 2)]),
+            background(next, streamed),
+        ]
+        waiter = background(held[1].wait)
+        pool.terminate()
+        for caller in callers:
+            # One that comes too late to submit anything gets the stdlib's answer.
+            with pytest.raises((ringpool.PoolTerminatedError, ValueError)) as caught:
+                caller.result(LIMIT)
+            if isinstance(caught.value, ValueError):
+                assert "Pool not running" in str(caught.value)
+        assert waiter.result(LIMIT) is None
+
+    def test_leaving_the_with_block_settles(self, factory, gate, ringpool):
+        with factory.Pool(1) as pool:
+            result = pool.apply_async(tasks.hold, (gate,))
+            gate.wait_for(1)
+        with pytest.raises(ringpool.PoolTerminatedError):
+            result.get(LIMIT)
+
+    def test_error_callback_is_told(self, factory, gate, ringpool):
+        pool = factory.Pool(1)
+        failed = []
+        result = pool.apply_async(tasks.hold, (gate,), error_callback=failed.append)
+        gate.wait_for(1)
+        pool.terminate()
+        pool.join()
+        with pytest.raises(ringpool.PoolTerminatedError):
+            result.get(LIMIT)
+        assert [type(error) for error in failed] == [ringpool.PoolTerminatedError]
+
+    def test_finished_results_stay(self, factory, gate):
+        pool = factory.Pool(2)
+        result = pool.map_async(tasks.square, range(10))
+        result.wait(LIMIT)
+        pool.apply_async(tasks.hold, (gate,))
+        pool.terminate()
+        assert result.get(0) == [value**2 for value in range(10)]
+
+    @pytest.mark.parametrize(
+        "task", [tasks.hold_deaf, tasks.hold_swallowing, tasks.stop_self], ids=lambda t: t.__name__
+    )
+    def test_takes_two_seconds_whatever_the_task_does(self, factory, gate, ringpool, task):
+        pool = factory.Pool(2)
+        workers = workers_of(pool)
+        results = [pool.apply_async(task, (gate,)) for _ in range(2)]
+        pids = gate.wait_for(2)
+        if task is tasks.stop_self:
+            wait_until(lambda: all(tasks.is_stopped(pid) for pid in pids), LIMIT)
+        start = time.monotonic()
+        pool.terminate()
+        pool.join()
+        assert time.monotonic() - start < 2.5
+        assert all(is_gone(pid) for pid in workers)
+        for result in results:
+            with pytest.raises(ringpool.PoolTerminatedError):
+                result.get(0)
+
+    def test_from_a_callback(self, factory, gate):
+        pool = factory.Pool(2)
+        terminated = threading.Event()
+
+        def callback(value):
+            pool.terminate()
+            terminated.set()
+
+        pool.apply_async(tasks.square, (3,), callback=callback)
+        assert terminated.wait(LIMIT)
+        pool.join()
+
+    def test_inherited_handlers_do_not_run_in_workers(self, factory, gate):
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
+        try:
+            pool = factory.Pool(2)
+            results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+            gate.wait_for(2)
+            start = time.monotonic()
+            pool.terminate()
+            pool.join()
+            assert time.monotonic() - start < 2.5
+            assert all(result.ready() for result in results)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+INTERRUPTED = """
+import sys
+import tasks
+from implementations import Implementation
+
+def outcome(result):
+    while True:
+        try:
+            return result.get(20)
+        except KeyboardInterrupt:
+            if result.ready():
+                return "interrupted"
+            print("caught", flush=True)
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    tasks.all_ready(pool, tasks.Gate(sys.argv[2]), 2)
+    gate = tasks.Gate(sys.argv[3])
+    result = pool.apply_async(tasks.hold, (gate,))
+    try:
+        gate.wait_for(1)
+        print("ready", flush=True)
+        print(outcome(result), flush=True)
+        print(pool.map(tasks.square, range(5)), flush=True)
+        pool.close()
+        pool.join()
+        print("joined", flush=True)
+    finally:
+        pool.terminate()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+def test_keyboard_interrupt_of_the_whole_group(script, make_gate):
+    program = script(INTERRUPTED, "file", make_gate().directory, make_gate().directory)
+    program.wait_for_line()
+    program.signal_all(signal.SIGINT)
+    assert program.wait(LIMIT) == 0, program.err
+    lines = [line for line in program.out.splitlines() if line != "caught"]
+    assert lines == ["ready", "interrupted", "[0, 1, 4, 9, 16]", "joined"]
+    assert program.err == ""
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+
+
+@pytest.mark.ringpool_only
+def test_keyboard_interrupt_of_idle_workers_is_silent(script, gate):
+    body = """
+    # What a worker prints that is still starting is not in the hands of the pool.
+    tasks.all_ready(pool, tasks.Gate(sys.argv[2]), 2)
+    try:
+        print("ready", flush=True)
+        tasks.long()
+    except KeyboardInterrupt:
+        print(pool.map(tasks.square, range(4), 1), flush=True)
+    pool.close()
+    pool.join()
+    """
+    program = script(PROGRAM.format(body=body, end=""), "file", gate.directory)
+    program.wait_for_line()
+    program.signal_all(signal.SIGINT)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "ready\n[0, 1, 4, 9]\ndone\n"
+    assert program.err == ""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_forked_child_cannot_use_the_pool(factory):
+    pool = factory.Pool(2)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            pool.apply_async(tasks.square, (3,))
+            answer = "accepted"
+        except BaseException as error:
+            answer = f"{type(error).__name__} {error}"
+        os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    assert answer.startswith("RuntimeError")
+    assert str(os.getpid()) in answer
+    assert pool.map(tasks.square, range(10)) == [value**2 for value in range(10)]
+
+
+FORKED_CHILD = """
+import os
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    with Implementation.named(sys.argv[1]).Pool(2) as pool:
+        pool.map(tasks.square, range(10), 1)
+        before = sorted(worker.pid for worker in pool._pool)
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        print(pool.map(tasks.square, range(4), 1), flush=True)
+        print(before == sorted(worker.pid for worker in pool._pool), flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+def test_forked_child_that_exits_leaves_the_workers_alone(script):
+    program = script(FORKED_CHILD)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "[0, 1, 4, 9]\nTrue\n"

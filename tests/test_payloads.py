@@ -1,0 +1,291 @@
+"""Every value arrives as it was sent, in type and in content, in both directions."""
+
+import datetime
+import decimal
+import fractions
+import math
+import pathlib
+import struct
+import sys
+
+import pytest
+import tasks
+
+LIMIT = 60
+
+
+def same_everywhere(pool, value):
+    """The value after a round trip by each road."""
+    yield pool.apply(tasks.echo, (value,))
+    yield pool.apply(tasks.echo, (), {"value": value})
+    yield pool.apply_async(tasks.echo, (value,)).get(LIMIT)
+    yield pool.map(tasks.echo, [value])[0]
+    yield pool.map(tasks.echo, [0, value, value], 3)[1]
+    yield pool.starmap(tasks.echo, [(value,)])[0]
+    yield next(pool.imap(tasks.echo, [value]))
+    yield next(pool.imap(tasks.echo, [value, value], 2))
+    yield next(pool.imap_unordered(tasks.echo, [value]))
+
+
+def check(pool, value):
+    for back in same_everywhere(pool, value):
+        assert type(back) is type(value)
+        assert back == value
+    assert pool.apply(tasks.type_name, (value,)) == type(value).__qualname__
+
+
+POWERS = [7, 8, 15, 16, 30, 31, 32, 33, 60, 61, 62, 63, 64, 65, 127, 128, 1000, 20_000]
+
+
+def test_none_and_booleans(shared_pool):
+    for value in (None, True, False, Ellipsis, NotImplemented):
+        for back in same_everywhere(shared_pool, value):
+            assert back is value
+
+
+def test_integers(shared_pool):
+    values = [0, 1, -1]
+    for power in POWERS:
+        values += [sign * (2**power + step) for sign in (1, -1) for step in (-1, 0, 1)]
+    for number in shared_pool.map(tasks.echo, values, 1), shared_pool.map(tasks.echo, values, 7):
+        assert number == values
+        assert {type(one) for one in number} == {int}
+    assert [shared_pool.apply(tasks.echo, (value,)) for value in values] == values
+    edges = [2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64]
+    for value in edges:
+        check(shared_pool, value)
+
+
+def test_results_that_outgrow_64_bits(shared_pool):
+    values = [2**31, 2**32, -(2**31), 3_037_000_500, 2**62]
+    assert shared_pool.map(tasks.square, values) == [value**2 for value in values]
+
+
+def test_floats(shared_pool):
+    values = [0.0, -0.0, 1.0, -1.5, math.inf, -math.inf, math.nan, 5e-324, 2.0**-1022]
+    values += [sys.float_info.max, sys.float_info.epsilon, 1e308, 0.1, 1e22]
+    # A NaN with a payload and a sign, of which only the bits tell.
+    values += struct.unpack("<2d", struct.pack("<2Q", 0xFFF8000000001234, 0x7FF8000000000001))
+    for value in values:
+        for back in same_everywhere(shared_pool, value):
+            assert type(back) is float
+            assert struct.pack("d", back) == struct.pack("d", value)
+
+
+def test_equal_values_of_different_types_stay_apart(shared_pool):
+    values = [1, True, 1.0, 0, False, 0.0, -0.0, "1", b"1", 1 + 0j]
+    for chunksize in (1, 3, 10):
+        backs = shared_pool.map(tasks.echo, values, chunksize)
+        assert [repr(back) for back in backs] == [repr(value) for value in values]
+
+
+TEXTS = {
+    "empty": "",
+    "ascii": "text",
+    "latin": "\u00e9\u00ff",
+    "wide": "\u4e16\u754c",
+    "astral": "\U0001f40d" * 3,
+    "nul": "a\0b\0",
+    "only nul": "\0",
+    "lone surrogate": "a\ud800b",
+    "surrogates the wrong way round": "\udc00\ud800",
+    "escaped bytes": b"\xff\xfe".decode("utf-8", "surrogateescape"),
+    "all of latin": "".join(map(chr, range(256))),
+    "long": "long " * 10_000,
+    "long and wide": "\u4e16" * 10_000,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+def test_text(shared_pool, text):
+    check(shared_pool, text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\0", b"bytes", bytes(range(256)), bytearray(), bytearray(b"ab\0"), 1j, -0j, range(5)],
+    ids=repr,
+)
+def test_bytes_and_others(shared_pool, value):
+    check(shared_pool, value)
+
+
+CONTAINERS = {
+    "empty ones": [(), [], {}, set(), frozenset()],
+    "tuple": (1, "two", 3.0, None, b"five", (6, (7, (8,)))),
+    "tuple of one": (None,),
+    "tuple of tuples": ((), ((),), (((),),)),
+    "list": [1, [2, [3, [4]]]],
+    "dict": {"a": 1, 2: "b", (3, 4): [5], None: {"deep": {"deeper": ()}}},
+    "order of a dict": dict.fromkeys("zyxabc"),
+    "set": {1, "two", (3,)},
+    "frozenset": frozenset({frozenset({1}), 2}),
+    "long tuple": tuple(range(5000)),
+    "long list": list(range(5000)),
+    "mapping": {f"key{number}": number for number in range(2000)},
+}
+
+
+@pytest.mark.parametrize("value", CONTAINERS.values(), ids=CONTAINERS.keys())
+def test_containers(shared_pool, value):
+    check(shared_pool, value)
+    if isinstance(value, dict):
+        assert list(shared_pool.apply(tasks.echo, (value,))) == list(value)
+
+
+OBJECTS = [
+    tasks.Text("text"),
+    tasks.Number(5),
+    tasks.Number(2**70),
+    tasks.Real(2.5),
+    tasks.Row((1, 2)),
+    tasks.Table(a=1),
+    tasks.Items([1, 2]),
+    tasks.Raw(b"raw"),
+    tasks.Colour.RED,
+    tasks.Level.HIGH,
+    tasks.Options.A | tasks.Options.B,
+    tasks.Point(1, tasks.Point(2, 3)),
+    tasks.Record("name", [1, tasks.Frozen(2)]),
+    tasks.Frozen(3),
+    decimal.Decimal("1.10"),
+    fractions.Fraction(1, 3),
+    datetime.datetime(2020, 2, 29, 12, 30, tzinfo=datetime.timezone.utc),
+    pathlib.PurePosixPath("/some/path"),
+    slice(1, 2, 3),
+    int,
+    len,
+    tasks.square,
+    tasks.Multiplier,
+]
+
+
+@pytest.mark.parametrize("value", OBJECTS, ids=lambda value: f"{type(value).__name__} {value!s:.30}")
+def test_objects_keep_their_type(shared_pool, value):
+    check(shared_pool, value)
+
+
+def test_attributes_of_subclasses_travel(shared_pool):
+    for value in (tasks.Text("text"), tasks.Number(5), tasks.Real(2.5), tasks.Row((1,))):
+        value.note = ["kept"]
+        back = shared_pool.apply(tasks.echo, (value,))
+        assert back == value
+        assert back.note == ["kept"]
+
+
+def test_enum_members_stay_the_same_objects(shared_pool):
+    for member in (tasks.Colour.RED, tasks.Level.HIGH, tasks.Options.A):
+        for back in same_everywhere(shared_pool, member):
+            assert back is member
+
+
+def test_errors_as_values(shared_pool):
+    back = shared_pool.apply(tasks.echo, (ValueError("only a value"),))
+    assert type(back) is ValueError
+    assert back.args == ("only a value",)
+
+
+def test_references_shared_within_an_argument(shared_pool):
+    shared = ["shared"]
+    assert shared_pool.apply(tasks.same_object, ((shared, shared),)) is True
+    assert shared_pool.apply(tasks.same_object, ((["shared"], ["shared"]),)) is False
+    for back in same_everywhere(shared_pool, [shared, shared]):
+        assert back[0] is back[1]
+
+
+def test_recursive_structures(shared_pool):
+    ring = []
+    ring.append(ring)
+    table = {}
+    table[0] = table
+    for container in (ring, table):
+        assert shared_pool.apply(tasks.contains_itself, (container,)) is True
+        for back in same_everywhere(shared_pool, container):
+            assert back[0] is back
+
+
+# Sizes
+
+EDGES = sorted({2**power + step for power in range(24) for step in (-1, 0, 1)})
+SMALL = [size for size in EDGES if size <= 2**17 + 1]
+
+
+def test_sizes_of_arguments(shared_pool):
+    for size in EDGES:
+        data = tasks.pattern(size, size)
+        assert shared_pool.apply(tasks.digest, (data,)) == tasks.digest(data), size
+
+
+def test_sizes_of_results(shared_pool):
+    for size in EDGES:
+        data = shared_pool.apply(tasks.pattern, (size, size))
+        assert len(data) == size
+        assert tasks.digest(data) == tasks.pattern_digest(size, size), size
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, str])
+def test_sizes_both_ways(shared_pool, kind):
+    for size in SMALL:
+        data = tasks.pattern(size, size)
+        value = data.decode("latin-1") if kind is str else kind(data)
+        back = shared_pool.apply(tasks.echo, (value,))
+        assert type(back) is kind
+        assert back == value, size
+
+
+@pytest.mark.parametrize("call", ["map", "imap", "imap_unordered", "starmap", "map_async"])
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_sizes_in_every_call(shared_pool, call, chunksize):
+    sizes = [*SMALL, 2**20, 2**22 + 1]
+    pairs = [(size, size) for size in sizes]
+    if call == "starmap":
+        values = shared_pool.starmap(tasks.pattern, pairs, chunksize)
+    else:
+        payloads = [tasks.pattern(*pair) for pair in pairs]
+        values = getattr(shared_pool, call)(tasks.echo, payloads, chunksize=chunksize)
+        values = values.get(LIMIT) if call == "map_async" else list(values)
+    expected = sorted(tasks.pattern_digest(*pair) for pair in pairs)
+    digests = [tasks.digest(value) for value in values]
+    # The sizes rise, so that sorting changes the order of imap_unordered only.
+    assert (sorted(digests) if call == "imap_unordered" else digests) == expected
+
+
+def test_many_large_results_wait_for_their_reader(shared_pool):
+    results = [shared_pool.apply_async(tasks.pattern, (2**20, seed)) for seed in range(40)]
+    for seed, result in enumerate(results):
+        assert tasks.digest(result.get(LIMIT)) == tasks.pattern_digest(2**20, seed)
+
+
+def test_many_large_arguments_wait_for_their_worker(shared_pool, gate):
+    held = [shared_pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    gate.wait_for(2)
+    payloads = [tasks.pattern(2**20, seed) for seed in range(40)]
+    results = [shared_pool.apply_async(tasks.digest, (data,)) for data in payloads]
+    gate.open()
+    assert [result.get(LIMIT) for result in results] == [tasks.digest(one) for one in payloads]
+    for result in held:
+        result.get(LIMIT)
+
+
+def test_large_and_small_mixed(shared_pool):
+    sizes = [size for _ in range(10) for size in (1, 2**21, 10, 2**16, 100)]
+    payloads = [tasks.pattern(size, number) for number, size in enumerate(sizes)]
+    assert list(shared_pool.imap(tasks.echo, payloads)) == payloads
+    assert shared_pool.map(tasks.echo, payloads) == payloads
+
+
+@pytest.mark.slow
+@pytest.mark.limit(600)
+def test_more_than_two_gigabytes(factory):
+    pool = factory.Pool(1)
+    size = int(2.1 * 2**30)
+    data = bytearray(size)
+    data[::4096] = b"x" * len(data[::4096])
+    data[-1] = 7
+    data = bytes(data)
+    assert pool.apply(tasks.digest, (data,)) == tasks.digest(data)
+    del data
+    back = pool.apply(tasks.zeros_with_end, (size,))
+    assert len(back) == size
+    assert back[-1] == 9
+    assert back.count(0) == size - 1
