@@ -9,6 +9,7 @@ class CallbackRunner:
 
     def __init__(self):
         self._jobs = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._thread = None
         self._core = None
         self._stopped = False
@@ -19,10 +20,11 @@ class CallbackRunner:
 
     def start(self):
         """Before the first job that has a callback. Does nothing when the thread runs."""
-        if self._thread is None and not self._stopped:
-            thread = threading.Thread(target=self._run, name="ringpool-callbacks", daemon=True)
-            self._thread = thread
-            thread.start()
+        with self._lock:
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, name="ringpool-callbacks", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def put(self, job):
         """Called by the collector: the job is done, its callback is due."""
@@ -30,7 +32,8 @@ class CallbackRunner:
 
     def stop(self, timeout=None):
         """Ends the thread after the callbacks that are due. True when it has ended, False after `timeout` seconds."""
-        self._stopped = True
+        with self._lock:
+            self._stopped = True
         thread = self._thread
         if thread is None:
             return True

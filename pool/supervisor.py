@@ -41,14 +41,13 @@ class Supervisor:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._bell, select.POLLIN)
         self._owner_fd = _pidfd(os.getpid())
-        self._closing = self._terminating = False
+        self._closing = self._terminating = self._finishing = False
         self._lock = threading.Lock()
         self._failed_starts = 0
         self._deserted_since = None
         self._next_try, self._delay = 0.0, BACK_OFF[0]
         self._collector = None
         self._thread = None
-        self._gone = threading.Event()
 
     # ---- called by the pool
 
@@ -73,15 +72,17 @@ class Supervisor:
         with self._lock:
             taken = set(self._seat_of.values())
             for seat in range(self._processes):
-                if seat not in taken and not self._terminating:
+                if seat not in taken and not self._terminating and not self._finishing:
                     self._start_worker(seat)
         self.ring()  # the thread may be blocked on the old set of descriptors
 
     def start_collector(self):
         """The dispatcher asks for this when a job must be collected by somebody who does not wait for it."""
-        thread = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
-        self._collector = thread
-        thread.start()
+        with self._lock:
+            if not self._finishing:
+                thread = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
+                thread.start()
+                self._collector = thread
 
     def close(self):
         """Workers leave when all jobs are done; the thread ends after the last."""
@@ -256,11 +257,12 @@ class Supervisor:
                 self._heed(fd)
 
     def _finish(self):
+        with self._lock:
+            self._finishing = True
         if self._callbacks.stop(GRACE / 2 if self._terminating else None):
             self._core.finish()
-            collector = self._collector
-            if collector is not None:
-                collector.join()
+            if self._collector is not None:
+                self._collector.join()
             limit = time.monotonic() + GRACE
             while not self._core.release() and time.monotonic() < limit:
                 self._core.ring()
