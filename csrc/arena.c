@@ -37,8 +37,8 @@ void rp_arena_init(struct rp_arena *a, const struct rp_map *m, const struct rp_s
 {
     memset(a, 0, sizeof *a);
     a->seg = seg;
-    a->next = m->h->arena_off;
-    a->end = m->h->arena_off + m->h->arena_bytes;
+    a->begin = a->next = m->arena_off;
+    a->end = m->arena_off + m->arena_bytes;
     a->keep_bytes = keep_bytes;
 }
 
@@ -60,11 +60,20 @@ static void give_back(struct rp_arena *a, uint32_t c, struct rp_block b)
         a->warm_bytes += b.backed;
 }
 
+static void forget_all(struct rp_arena *a)
+{
+    for (uint32_t i = 0; i < RP_CLASSES; i++)
+        a->warm[i].n = a->cold[i].n = 0;
+    rp_segment_drop(a->seg, a->begin, a->next - a->begin);
+    a->warm_bytes = 0;
+    a->next = a->begin;
+}
+
 int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
 {
     uint32_t c = class_of(len);
     uint64_t size = size_of(c);
-    if (c >= RP_CLASSES || size > a->end)
+    if (c >= RP_CLASSES || size > a->end - a->begin)
         return -E2BIG;
     bool fresh = false;
     if (a->warm[c].n) {
@@ -75,6 +84,10 @@ int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
     } else if (a->end - a->next >= size) {
         *b = (struct rp_block){a->next, 0, 0};
         fresh = true;
+    } else if (a->used_bytes == 0 && a->next != a->begin) {
+        /* Nothing is handed out: other sizes need not keep the range for themselves. */
+        forget_all(a);
+        return rp_arena_alloc(a, len, b);
     } else {
         return -ENOSPC;
     }

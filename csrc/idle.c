@@ -14,7 +14,7 @@ static bool tasks_changed(const struct rp_consumer *c)
 static rp_u32 *sit_down(const struct rp_consumer *c)
 {
     struct rp_header *h = c->m->h;
-    for (uint32_t i = 0; i < h->chairs && i < RP_SPIN_CHAIRS; i++)
+    for (uint32_t i = 0; i < c->m->chairs; i++)
         if (!rp_load_relaxed(&h->chair[i]) && rp_cas_u32(&h->chair[i], 0, c->seat + 1))
             return &h->chair[i];
     return NULL;
@@ -52,9 +52,8 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
     uint64_t bit = UINT64_C(1) << (c->seat % 64);
     rp_or_seq(&h->parked_mask[c->seat / 64], bit); /* E */
     if (!tasks_changed(c)) {
-        int r = rp_bell_park(&seat->bell, seen, SAFETY_NET_NS, (enum rp_doorbell_kind)h->doorbell);
-        if (r && tasks_changed(c) && h->doorbell == RP_DOORBELL_FUTEX)
-            rp_store_relaxed(&seat->late, rp_load_relaxed(&seat->late) + 1);
+        int r = rp_bell_park(&seat->bell, seen, SAFETY_NET_NS, c->m->doorbell);
+        c->overslept = r && c->m->doorbell == RP_DOORBELL_FUTEX;
     }
     rp_and_seq(&h->parked_mask[c->seat / 64], ~bit);
     if (rp_now_ns() - begin <= RP_SPIN_MAX_NS)
@@ -96,7 +95,7 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
                     const struct rp_patience *p, struct rp_spin *spin)
 {
     struct rp_header *h = m->h;
-    enum rp_doorbell_kind kind = (enum rp_doorbell_kind)h->doorbell;
+    enum rp_doorbell_kind kind = m->doorbell;
     int64_t begin = rp_now_ns();
     int64_t end = p->limit_ns < 0 || p->limit_ns > SAFETY_NET_NS ? begin + SAFETY_NET_NS : begin + p->limit_ns;
     if (p->spin) {
@@ -108,14 +107,17 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
     }
     uint32_t bytes = p->wake_bytes;
     for (int round = 0;; round++) {
-        rp_store_seq(&h->wake_bytes, bytes);
+        if (bytes)
+            rp_store_seq(&h->wake_bytes, bytes);
+        else
+            rp_add_seq(&h->eager, 1);
         rp_store_seq(&h->armed, 1); /* F */
-        int64_t now = rp_now_ns();
-        if (enough_unread(readers, n, bytes) || rp_bell_read(&h->bell) != seen || now >= end)
-            break;
-        int64_t left = end - now;
+        int64_t left = end - rp_now_ns();
         bool short_park = bytes || round == 0;
-        int r = rp_bell_park(&h->bell, seen, short_park && left > FIRST_PARK_NS ? FIRST_PARK_NS : left, kind);
+        bool over = enough_unread(readers, n, bytes) || rp_bell_read(&h->bell) != seen || left <= 0;
+        int r = over ? 0 : rp_bell_park(&h->bell, seen, short_park && left > FIRST_PARK_NS ? FIRST_PARK_NS : left, kind);
+        if (!bytes)
+            rp_sub_seq(&h->eager, 1);
         if (!r)
             break;
         if (!short_park && any_unread(readers, n) && kind == RP_DOORBELL_FUTEX)
@@ -138,5 +140,5 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
 
 void rp_parent_ring(const struct rp_map *m)
 {
-    rp_bell_ring(&m->h->bell, (enum rp_doorbell_kind)m->h->doorbell);
+    rp_bell_ring(&m->h->bell, m->doorbell);
 }

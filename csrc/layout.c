@@ -17,7 +17,7 @@ static bool place(const struct rp_geometry *g, struct offsets *o)
         return false;
     if (!power_of_two(g->ring_bytes) || g->ring_bytes < 256 || g->ring_bytes > (1u << 28) || g->chairs > RP_SPIN_CHAIRS)
         return false;
-    if (g->arena_bytes > UINT64_C(1) << 46)
+    if (g->arena_bytes > UINT64_C(1) << 46 || g->doorbell > RP_DOORBELL_POLL)
         return false;
     o->slots = page_up(sizeof(struct rp_header));
     o->seats = page_up(o->slots + (uint64_t)g->nslots * sizeof(struct rp_slot));
@@ -73,5 +73,9 @@ int rp_layout_open(struct rp_map *m, void *base, size_t size)
     m->slot_mask = g.nslots - 1;
     m->ring_bytes = g.ring_bytes;
     m->nseats = g.nseats;
+    m->chairs = g.chairs;
+    m->doorbell = (enum rp_doorbell_kind)g.doorbell;
+    m->arena_off = o.arena;
+    m->arena_bytes = g.arena_bytes;
     return 0;
 }

@@ -11,7 +11,7 @@
 #ifndef RP_LAYOUT_H
 #define RP_LAYOUT_H
 
-#include "atomics.h"
+#include "doorbell.h"
 
 #include <stddef.h>
 
@@ -92,7 +92,8 @@ struct rp_header {
     _Alignas(RP_LINE) rp_u64 take; /* workers: hint, next position that nobody walks yet */
     _Alignas(RP_LINE) rp_u32 bell; /* doorbell of the parent; rung by workers and by the parent's own threads */
     rp_u32 armed;                  /* 1: a thread of the parent parks or is about to; cleared by who rings */
-    rp_u32 wake_bytes;             /* parent: unread bytes in a ring below which a busy worker need not ring */
+    rp_u32 eager;                  /* parent: parked threads that want to know of the first result */
+    rp_u32 wake_bytes;             /* parent: if none is eager, unread bytes in a ring below which a busy worker need not ring */
     rp_u32 late;                   /* parent: wake-ups by time-out that found work */
     _Alignas(RP_LINE) rp_u32 chair[RP_SPIN_CHAIRS];        /* workers: seat + 1 of who spins here; parent clears the dead */
     _Alignas(RP_LINE) rp_u64 parked_mask[RP_MASK_WORDS];   /* a bit a seat: set by its worker, cleared by who wakes it */
@@ -108,7 +109,8 @@ struct rp_geometry {
     uint64_t arena_bytes;
 };
 
-/* What both sides work with after mapping: pointers computed once from a checked header. */
+/* What both sides work with after mapping: pointers and limits taken once from a checked header. The header itself is writable by
+ * every worker and must not be read for them again. */
 struct rp_map {
     unsigned char *base;
     size_t size;
@@ -117,8 +119,11 @@ struct rp_map {
     struct rp_seat *seats;
     unsigned char *rings;
     uint64_t slot_mask;
+    uint64_t arena_off, arena_bytes;
     uint32_t ring_bytes;
     uint32_t nseats;
+    uint32_t chairs;
+    enum rp_doorbell_kind doorbell;
 };
 
 /* Bytes that a segment of this geometry needs; 0 if the geometry is not allowed. */
@@ -136,7 +141,7 @@ static inline unsigned char *rp_ring_of(const struct rp_map *m, uint32_t seat)
 /* The address of [off, off + len) if it lies inside the arena, else NULL. */
 static inline unsigned char *rp_arena_at(const struct rp_map *m, uint64_t off, uint64_t len)
 {
-    uint64_t lo = m->h->arena_off, n = m->h->arena_bytes;
+    uint64_t lo = m->arena_off, n = m->arena_bytes;
     if (off < lo || off - lo > n || len > n - (off - lo))
         return NULL;
     return m->base + off;

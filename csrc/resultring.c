@@ -16,13 +16,12 @@ void rp_writer_init(struct rp_writer *w, const struct rp_map *m, uint32_t seat)
 
 void rp_writer_wait(struct rp_writer *w)
 {
-    struct rp_header *h = w->m->h;
     uint64_t head = w->head;
     rp_writer_announce_now(w, true);
     uint32_t seen = rp_bell_read(&w->seat->bell);
     rp_store_seq(&w->seat->want_room, 1);
     if (rp_load_seq(&w->seat->head) == head)
-        rp_bell_park(&w->seat->bell, seen, SAFETY_NET_NS, (enum rp_doorbell_kind)h->doorbell);
+        rp_bell_park(&w->seat->bell, seen, SAFETY_NET_NS, w->m->doorbell);
     rp_store_seq(&w->seat->want_room, 0);
     w->head = rp_load_acquire(&w->seat->head); /* C */
 }
@@ -34,8 +33,8 @@ void rp_writer_announce_now(struct rp_writer *w, bool idle)
     if (!rp_load_seq(&h->armed))
         return;
     uint64_t unread = w->tail - rp_load_relaxed(&w->seat->head);
-    if (unread > (idle ? 0 : rp_load_relaxed(&h->wake_bytes)) && rp_cas_u32(&h->armed, 1, 0))
-        rp_bell_ring(&h->bell, (enum rp_doorbell_kind)h->doorbell);
+    if (unread > (idle ? 0 : rp_wake_bytes(h)) && rp_cas_u32(&h->armed, 1, 0))
+        rp_bell_ring(&h->bell, w->m->doorbell);
 }
 
 void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
@@ -43,6 +42,11 @@ void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
     r->m = m;
     r->seat = &m->seats[seat];
     r->ring = rp_ring_of(m, seat);
+    rp_reader_reset(r);
+}
+
+void rp_reader_reset(struct rp_reader *r)
+{
     rp_store_relaxed(&r->head, 0);
     rp_store_relaxed(&r->seat->tail, 0);
     rp_store_relaxed(&r->seat->head, 0);
@@ -86,5 +90,5 @@ void rp_reader_room(struct rp_reader *r)
 {
     rp_store_seq(&r->seat->head, rp_load_relaxed(&r->head));
     if (rp_load_seq(&r->seat->want_room))
-        rp_bell_ring(&r->seat->bell, (enum rp_doorbell_kind)r->m->h->doorbell);
+        rp_bell_ring(&r->seat->bell, r->m->doorbell);
 }

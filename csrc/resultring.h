@@ -64,14 +64,17 @@ static inline void rp_writer_publish(struct rp_writer *w, uint32_t payload, uint
 /* Waits for room; returns after the parent consumed something, on a signal, or after at most a second. */
 void rp_writer_wait(struct rp_writer *w);
 
+/* Unread bytes that are worth waking the parent. */
+static inline uint32_t rp_wake_bytes(struct rp_header *h) { return rp_load_relaxed(&h->eager) ? 0 : rp_load_relaxed(&h->wake_bytes); }
+
 /* Wakes the parent if one of its threads is parked and enough is unread. Cheap form for the middle of a stretch: it may miss a
  * parent that is just going to park, which therefore parks for a short time first. */
 static inline void rp_writer_announce(struct rp_writer *w)
 {
     struct rp_header *h = w->m->h;
-    if (rp_load_relaxed(&h->armed) && w->tail - rp_load_relaxed(&w->seat->head) > rp_load_relaxed(&h->wake_bytes) &&
+    if (rp_load_relaxed(&h->armed) && w->tail - rp_load_relaxed(&w->seat->head) > rp_wake_bytes(h) &&
         rp_cas_u32(&h->armed, 1, 0))
-        rp_bell_ring(&h->bell, (enum rp_doorbell_kind)h->doorbell);
+        rp_bell_ring(&h->bell, w->m->doorbell);
 }
 /* Strict form, misses nobody: before the worker waits (idle: whatever is unread is worth a wake-up) and now and then between. */
 void rp_writer_announce_now(struct rp_writer *w, bool idle);
@@ -91,8 +94,9 @@ struct rp_view {
     uint64_t pos;
 };
 
-/* For a seat whose last worker is gone: both ends begin at zero. */
 void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat);
+/* For a seat whose worker is gone: both ends begin at zero. Other threads of the parent may be waiting on the reader. */
+void rp_reader_reset(struct rp_reader *r);
 
 static inline bool rp_reader_unread(const struct rp_reader *r)
 {

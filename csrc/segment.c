@@ -49,27 +49,27 @@ static int open_unlinked(size_t size)
     return err;
 }
 
-static int map(struct rp_segment *s)
+static int map(struct rp_segment *s, size_t size, int fd)
 {
-    s->base = mmap(NULL, s->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
-    if (s->base == MAP_FAILED) {
-        s->base = NULL;
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base == MAP_FAILED)
         return -errno;
-    }
-    madvise(s->base, s->size, MADV_DONTDUMP);
+    madvise(base, size, MADV_DONTDUMP);
+    s->base = base;
+    s->size = size;
     return 0;
 }
 
 int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how)
 {
-    *s = (struct rp_segment){NULL, size, -1};
+    *s = (struct rp_segment){NULL, 0, -1};
     int fd = how == RP_SEGMENT_UNLINKED ? -ENOSYS : open_memfd(size);
     if (fd == -ENOSYS || fd == -EPERM || fd == -EACCES)
         fd = open_unlinked(size);
     if (fd < 0)
         return fd;
     s->fd = fd;
-    int err = map(s);
+    int err = map(s, size, fd);
     /* A child that the user forks must not reach the pool's memory by accident; workers map it anew. */
     if (!err && madvise(s->base, s->size, MADV_DONTFORK))
         err = -errno;
@@ -81,15 +81,12 @@ int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how
 int rp_segment_attach(struct rp_segment *s, int fd)
 {
     struct stat st;
-    *s = (struct rp_segment){NULL, 0, fd};
+    *s = (struct rp_segment){NULL, 0, -1};
     if (fstat(fd, &st))
         return -errno;
     if (st.st_size <= 0)
         return -EINVAL;
-    s->size = (size_t)st.st_size;
-    int err = map(s);
-    s->fd = -1;
-    return err;
+    return map(s, (size_t)st.st_size, fd);
 }
 
 int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len)

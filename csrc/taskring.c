@@ -25,7 +25,12 @@ void rp_producer_kick(struct rp_producer *p)
     if (!rp_anyone_parked(p->m))
         return;
     uint64_t take = rp_load_seq(&h->take);
-    uint64_t ready = take < p->tail ? p->tail - take : 0;
+    uint64_t ready = p->tail - take;
+    if (take > p->tail) {
+        /* A worker cannot have taken what was not there: the hint is damaged. */
+        rp_cas_u64(&h->take, take, p->low);
+        ready = p->outstanding;
+    }
     uint32_t spinners = rp_spinners(p->m);
     /* Two at the most: whoever is woken and sees more work wakes the next. */
     for (uint64_t i = 0; i < 2 && ready > spinners + i; i++)
@@ -36,7 +41,7 @@ void rp_producer_kick(struct rp_producer *p)
 void rp_producer_settle(struct rp_producer *p, uint64_t pos)
 {
     uint64_t i = pos & p->m->slot_mask;
-    if (p->owner[i] != pos + 1)
+    if (!p->owner[i] || p->owner[i] != pos + 1)
         return;
     p->owner[i] = 0;
     p->outstanding--;
@@ -62,7 +67,7 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
             lost[n++] = pos;
         }
     }
-    for (uint32_t i = 0; i < h->chairs && i < RP_SPIN_CHAIRS; i++)
+    for (uint32_t i = 0; i < p->m->chairs; i++)
         rp_cas_u32(&h->chair[i], seat + 1, 0);
     rp_and_seq(&h->parked_mask[seat / 64], ~(UINT64_C(1) << (seat % 64)));
     if (back)
@@ -90,6 +95,10 @@ static struct rp_slot *try_claim(struct rp_consumer *c, uint64_t at, uint64_t *p
     if (!rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED)))
         return NULL;
     *pos = p;
+    if (c->overslept) {
+        rp_add_seq(&c->m->seats[c->seat].late, 1);
+        c->overslept = false;
+    }
     return s;
 }
 
@@ -120,6 +129,9 @@ static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos
         c->swept = 0;
     }
     uint64_t nslots = c->m->slot_mask + 1;
+    /* Behind the tail: the tail was damaged and is right again. */
+    if (c->swept > tail)
+        c->swept = 0;
     if (tail > nslots && c->swept < tail - nslots)
         c->swept = tail - nslots;
     while (c->swept < tail) {
@@ -166,12 +178,16 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
         while (c->next < c->stop)
             if ((s = try_claim(c, c->next++, pos)))
                 return pass_on(c, s);
+        c->next = c->stop = 0;
         uint64_t tail = rp_load_seq(&h->tail); /* D, E */
         uint64_t take = rp_load_relaxed(&h->take);
         if (++c->ticks % 8 == 0 && (s = try_old(c, take < tail ? take : tail, tail, pos)))
             return pass_on(c, s);
-        if (take >= tail)
-            return (s = sweep(c, tail, pos)) ? pass_on(c, s) : NULL;
+        if (take >= tail) {
+            s = sweep(c, tail, pos);
+            c->overslept = false;
+            return s ? pass_on(c, s) : NULL;
+        }
         take_stretch(c, take, tail);
     }
 }

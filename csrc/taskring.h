@@ -64,7 +64,7 @@ static inline void rp_producer_nudge(struct rp_producer *p)
 static inline bool rp_producer_runs(const struct rp_producer *p, uint64_t pos, uint32_t seat)
 {
     uint64_t i = pos & p->m->slot_mask;
-    return p->owner[i] == pos + 1 && rp_load_acquire(&p->m->slots[i].state) == rp_state(pos, seat, RP_RUNNING);
+    return p->owner[i] && p->owner[i] == pos + 1 && rp_load_acquire(&p->m->slots[i].state) == rp_state(pos, seat, RP_RUNNING);
 }
 
 /* The task is settled; its slot is free. */
@@ -80,6 +80,7 @@ struct rp_consumer {
     uint32_t rescan;   /* value of `rescan` at the last sweep */
     uint32_t stretch;  /* longest stretch to take: short while tasks prove long */
     uint32_t ticks;    /* stretches taken */
+    bool overslept;    /* the last wait ended by time-out: work that is found now was missed */
     uint64_t next, stop; /* the stretch */
     uint64_t swept;    /* every position below is known not to be READY */
     uint64_t seen;     /* tail at the last sweep */

@@ -11,7 +11,7 @@ bool rp_wake_one(const struct rp_map *m)
                 continue; /* another waker was first, or the worker left by itself */
             if (seat >= m->nseats)
                 continue;
-            rp_bell_ring(&m->seats[seat].bell, (enum rp_doorbell_kind)m->h->doorbell);
+            rp_bell_ring(&m->seats[seat].bell, m->doorbell);
             return true;
         }
     }
@@ -21,5 +21,5 @@ bool rp_wake_one(const struct rp_map *m)
 void rp_wake_all(const struct rp_map *m)
 {
     for (uint32_t i = 0; i < m->nseats; i++)
-        rp_bell_ring(&m->seats[i].bell, (enum rp_doorbell_kind)m->h->doorbell);
+        rp_bell_ring(&m->seats[i].bell, m->doorbell);
 }

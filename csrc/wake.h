@@ -21,7 +21,7 @@ static inline bool rp_anyone_parked(const struct rp_map *m)
 static inline uint32_t rp_spinners(const struct rp_map *m)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < m->h->chairs && i < RP_SPIN_CHAIRS; i++)
+    for (uint32_t i = 0; i < m->chairs; i++)
         n += rp_load_seq(&m->h->chair[i]) != 0;
     return n;
 }

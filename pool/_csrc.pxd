@@ -27,6 +27,7 @@ cdef extern from "layout.h" nogil:
         rp_seat *seats
         uint64_t slot_mask
         uint32_t nseats, ring_bytes
+        rp_doorbell_kind doorbell
         unsigned char *rings
     size_t rp_layout_size(const rp_geometry *)
     void rp_layout_write(void *, const rp_geometry *)
@@ -101,6 +102,7 @@ cdef extern from "resultring.h" nogil:
         uint16_t kind
         uint64_t pos
     void rp_reader_init(rp_reader *, const rp_map *, uint32_t)
+    void rp_reader_reset(rp_reader *)
     bint rp_reader_unread(const rp_reader *)
     int rp_reader_peek(rp_reader *, rp_view *)
     void rp_reader_consume(rp_reader *, const rp_view *)

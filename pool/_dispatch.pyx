@@ -988,11 +988,11 @@ cdef class Dispatcher(Collector):
     cdef int poke(self) except -1:
         if self.released:
             return 0
-        rp_bell_ring(&self.nap_bell, <rp_doorbell_kind>self.map.h.doorbell)
+        rp_bell_ring(&self.nap_bell, self.map.doorbell)
         return 0
 
     cdef int nap(self, uint32_t seen, int64_t ns) except -1:
-        cdef rp_doorbell_kind kind = <rp_doorbell_kind>self.map.h.doorbell
+        cdef rp_doorbell_kind kind = self.map.doorbell
         with nogil:
             rp_bell_park(&self.nap_bell, seen, ns, kind)
         return 0
@@ -1116,7 +1116,7 @@ cdef class Dispatcher(Collector):
             self.settle(lost[i], failure_of(error), 0)
         self.pieces[seat] = None
         self.broken.discard(seat)
-        rp_reader_init(&self.readers[seat], &self.map, seat)
+        rp_reader_reset(&self.readers[seat])
         self.ring()
         self.poll()
         return n

@@ -195,7 +195,7 @@ static void bury(struct boss *b, uint32_t seat)
     CHECK(n <= 1);
     if (n)
         settle(b, lost[0], LOST);
-    rp_reader_init(&b->readers[seat], &b->rig.m, seat);
+    rp_reader_reset(&b->readers[seat]);
 }
 
 static void stop(struct boss *b)
@@ -734,7 +734,7 @@ static void seat_is_emptied_during_a_wait(void)
     test_thread(&t, wait_for_results, &p);
     while (!rp_load_seq(&a.rig.m.h->armed))
         sched_yield();
-    rp_reader_init(&a.r[0], &a.rig.m, 0);
+    rp_reader_reset(&a.r[0]);
     rp_parent_ring(&a.rig.m);
     pthread_join(t, NULL);
     CHECK(!p.unread && a.took < SOON);

@@ -147,7 +147,8 @@ static void wakers_and_sleepers_race(void)
             passes += rp_load_relaxed(&slept[i]);
         }
         CHECK(rp_load_relaxed(&late) == 0);
-        CHECK(passes > 0);
+        /* One bit, one wake-up: a worker that two wakers believe to have woken leaves a task behind. */
+        CHECK(woken[0] + woken[1] <= passes);
         rig_close(&hammer);
     }
 }
