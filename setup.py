@@ -28,7 +28,13 @@ def extension(name, sources=()):
 
 setup(
     ext_modules=cythonize(
-        [extension("_codec"), extension("_results"), extension("_dispatch", CORE), extension("_worker", CORE)],
+        [
+            extension("_codec"),
+            extension("_results"),
+            extension("_dispatch", CORE),
+            extension("_worker", CORE),
+            extension("_threads"),
+        ],
         build_dir="build/cython",
         language_level=3,
     )

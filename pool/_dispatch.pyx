@@ -15,7 +15,6 @@ Nobody waits with the GIL held. While a caller waits he collects himself; the co
 """
 
 import os
-import threading
 from collections import deque
 
 cimport cython
@@ -30,7 +29,7 @@ from libc.string cimport memcpy
 
 from pool._codec cimport (TAG_PICKLE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
-from pool._results cimport AsyncResult, Collector, Failure, IMapIterator, IMapUnorderedIterator, Job, MapResult, Raw, Waiter
+from pool._results cimport AsyncResult, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
@@ -108,24 +107,6 @@ cdef object following(object iterator):
     return result
 
 
-cdef object failure_of(object error):
-    failure = Failure.__new__(Failure)
-    (<Failure>failure).error = error
-    return failure
-
-
-cdef class Room(Waiter):
-    """What a feeder waits for: room for one more task, or the end."""
-    cdef Dispatcher dispatcher
-    cdef IMapIterator job
-
-    cdef bint satisfied(self) noexcept:
-        if self.dispatcher.stops(self.job):
-            return True
-        return (self.job.may_submit() and not self.dispatcher.backlog
-                and self.dispatcher.producer.outstanding <= self.dispatcher.map.slot_mask)
-
-
 @cython.final
 cdef class Dispatcher(Collector):
     """The parent's end of one pool's segment.
@@ -149,27 +130,17 @@ cdef class Dispatcher(Collector):
     cdef set broken                 # seats whose ring is damaged: the worker has to go
     cdef object pending             # Task and Source, in the order of submission
     cdef bint backlog               # pending is not empty
-    cdef list trash                 # the user's objects, dropped when nothing is half done
-    cdef list due                   # jobs whose callbacks are to run
     cdef object start_collector     # starts the collector thread; None once it was called
     cdef object alarm               # called when a seat is found broken
-    cdef object callbacks           # where such jobs go: a function of one job
     cdef object encode_function
     cdef dict functions
-    cdef set live                   # unfinished jobs that a slot or the backlog may not know
-    cdef object ended               # the error that ended all jobs, or None
     cdef uint32_t next_function
     cdef uint32_t cores
-    cdef Py_ssize_t unfinished, urgent
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
-    cdef bint collecting, dormant, finished, closing, cut, released
+    cdef bint collecting, dormant, finished, released
     cdef int64_t collected_at
     cdef double record_bytes        # size of a result, smoothed
-    cdef readonly int owner
-    cdef bint foreign
-    cdef object __weakref__
-    cdef public object callback_thread
 
     def __cinit__(self, *, uint32_t seats, encode_function, callbacks, alarm, start_collector,
                   uint32_t cores, uint32_t slots=DEFAULT_SLOTS,
@@ -215,17 +186,12 @@ cdef class Dispatcher(Collector):
         self.broken = set()
         self.boot_errors = {}
         self.pending = deque()
-        self.trash = []
-        self.due = []
-        self.live = set()
         self.functions = {}
         self.next_function = 1
         self.encode_function = encode_function
-        self.callbacks = callbacks
         self.alarm = alarm
         self.start_collector = start_collector
         self.cores = cores
-        self.owner = os.getpid()
 
     def __dealloc__(self):
         cdef uint64_t i
@@ -273,11 +239,6 @@ cdef class Dispatcher(Collector):
         if self.segment.fd >= 0 and not keep:
             os.close(self.segment.fd)
             self.segment.fd = -1
-
-    cdef int check(self) except -1:
-        if self.foreign:
-            raise RuntimeError(f"pool belongs to process {self.owner}, this is process {os.getpid()}")
-        return 0
 
     # ---- encode and commit
 
@@ -551,26 +512,10 @@ cdef class Dispatcher(Collector):
 
     # ---- submit
 
-    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1:
-        """Common to all jobs. An encoding error of the function ends the job."""
-        self.check()
-        job.collector = self
-        job.pool = pool
-        job.callback = callback
-        job.error_callback = error_callback
-        self.unfinished += 1
-        if callback is not None or error_callback is not None:
-            self.urgent += 1
-        if self.ended is not None:
-            job.abort(self.ended)
-            return 0
-        try:
-            job.function = self.function_of(target)
-            (<Function>job.function).users += 1
-        except BaseException as error:
-            job.function = None
-            job.abort(error)
-        return 0
+    cdef object function_for(self, object target):
+        cdef Function function = self.function_of(target)
+        function.users += 1
+        return function
 
     def submit_call(self, pool, target, args, kwds, callback, error_callback, bint sync):
         """AsyncResult of target(*args, **kwds). sync: the caller is about to wait for it."""
@@ -599,15 +544,6 @@ cdef class Dispatcher(Collector):
         self.submitted(sync)
         return job
 
-    def submit_iterator(self, pool, target, bint star, bint unordered, Py_ssize_t buffersize):
-        """IMapIterator without tasks yet: `pull` or a feeder give them."""
-        cdef IMapIterator job = (IMapUnorderedIterator if unordered else IMapIterator).__new__(
-            IMapUnorderedIterator if unordered else IMapIterator)
-        job.buffersize = buffersize
-        job.limited = buffersize > 0
-        self.begin(job, pool, target, None, None)
-        return job
-
     def pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize):
         """Feeds an iterator that runs no user code."""
         if not job.done:
@@ -616,23 +552,6 @@ cdef class Dispatcher(Collector):
             job.source = source
             self.enqueue(<Source>source)
         self.submitted(False)
-
-    def failed(self, pool, error, callback, error_callback):
-        """A MapResult that has failed before it had a task."""
-        cdef MapResult job = MapResult.__new__(MapResult)
-        self.begin(job, pool, len, callback, error_callback)
-        job.abort(error)
-        self.submitted(False)
-        return job
-
-    def empty(self, pool):
-        """The MapResult of no items: ready, and its callback is never called, as in the stdlib."""
-        cdef MapResult job = MapResult.__new__(MapResult)
-        self.check()
-        job.collector = self
-        job.values = []
-        job.done = job.visible = True
-        return job
 
     cdef Source source_of(self, Job job, items, bint star, Py_ssize_t chunksize, bint adaptive):
         cdef Source source = Source.__new__(Source)
@@ -667,72 +586,24 @@ cdef class Dispatcher(Collector):
             self.poke()
         return 0
 
-    def run_feeder(self, IMapIterator job, iterable, bint star, Py_ssize_t chunksize):
-        """On a thread of its own: gives the items of any iterable to the pool, which may run or block as they please."""
-        cdef Room room = Room.__new__(Room)
-        cdef int kind
+    cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
         cdef Task task
-        cdef bint single = chunksize == 1
-        cdef Py_ssize_t i = 0
-        room.dispatcher = self
-        room.job = job
-        self.live.add(job)
-        if single:
-            kind = TASK_STAR if star else TASK_ITEM
+        if count == 0:
+            self.put(job, index, TASK_STAR if star else TASK_ITEM, value)
         else:
-            kind = TASK_CHUNK_STAR if star else TASK_CHUNK
-        try:
-            items = iter(iterable)
-            iterable = None
-            while True:
-                self.wait_for(room, -1.0)
-                if self.stops(job):
-                    break
-                if single:
-                    item = next(items, END)
-                    if item is END or self.stops(job):
-                        break
-                    job.submitted += 1
-                    self.put(job, i, kind, item)
-                else:
-                    item = []
-                    try:
-                        while len(item) < chunksize:
-                            item.append(next(items))
-                    except StopIteration:
-                        if not item:
-                            break
-                    if self.stops(job):
-                        break
-                    job.submitted += 1
-                    task = self.encoded(job, i, len(item), kind, item)
-                    if task is not None:
-                        self.pending.append(task)
-                        self.backlog = True
-                        self.pump()
-                item = None
-                i += 1
-        except BaseException as error:
-            # At its place in the order, and not as the worker's: the iterable failed, or its place in the pool is gone.
-            job.place(i, 0, failure_of(error))
-            i += 1
-        job.set_length(i)
-        self.submitted(False)
-        self.ring()
+            task = self.encoded(job, index, count, TASK_CHUNK_STAR if star else TASK_CHUNK, value)
+            if task is not None:
+                self.pending.append(task)
+                self.backlog = True
+                self.pump()
+        return 0
 
-    cdef bint stops(self, IMapIterator job) noexcept:
-        """True if the iterable gives no more tasks. close() ends iterators with a buffersize, as in CPython 3.16: the consumer that
-        would make room may be the one who waits in join()."""
-        return job.done or self.cut or (self.closing and job.limited)
+    cdef bint has_room(self) noexcept:
+        return not self.backlog and self.producer.outstanding <= self.map.slot_mask
 
-    cdef int wants_more(self, Job job) except -1:
-        cdef IMapIterator iterator = <IMapIterator>job
+    cdef int resume(self, Job job) except -1:
         cdef Source source = <Source>job.source
-        if source is None:
-            # A feeder thread waits on the doorbell; a ring for every item would cost more than the item.
-            if iterator.submitted - iterator.yielded == iterator.buffersize - 1 or iterator.submitted == iterator.yielded:
-                self.ring()
-        elif source.parked:
+        if source.parked:
             source.parked = False
             self.pending.append(source)
             self.backlog = True
@@ -775,13 +646,7 @@ cdef class Dispatcher(Collector):
 
     cdef int tidy(self) except -1:
         """Outside every critical stretch: drops the user's objects, passes on callbacks, lets the workers of a closed pool go."""
-        if self.trash:
-            trash, self.trash = self.trash, []
-            trash = None
-        if self.due:
-            due, self.due = self.due, []
-            for job in due:
-                self.callbacks(job)
+        Collector.tidy(self)
         if self.released:
             return 0
         if self.broken:
@@ -898,22 +763,12 @@ cdef class Dispatcher(Collector):
 
     cdef int settled(self, Job job) noexcept:
         cdef Function function = <Function>job.function
-        self.unfinished -= 1
         if function is not None:
             function.users -= 1
             if function.users == 0 and not function.cached:
                 rp_arena_free(&self.arena, &function.block)
             job.function = None
-        if job.source is not None:
-            self.trash.append(job.source)
-            job.source = None
-        self.trash.append(job.pool)
-        job.pool = None
-        self.live.discard(job)
-        if not job.visible:
-            self.urgent -= 1
-            self.due.append(job)
-        return 0
+        return Collector.settled(self, job)
 
     cdef int poll(self) except -1:
         self.check()
@@ -965,11 +820,6 @@ cdef class Dispatcher(Collector):
             if self.unfinished and not self.waiting and (self.dormant or self.start_collector is not None):
                 self.wake_collector()
 
-    cdef int refuse_deadlock(self, Job job) except -1:
-        if job.done and not job.visible and self.callback_thread == threading.get_ident():
-            raise RuntimeError("a callback waits for a result whose own callback can only run after it")
-        return 0
-
     cdef void be_patient(self, rp_patience *patience) noexcept:
         cdef uint32_t out = self.producer.outstanding, workers = self.map.nseats, bytes
         # As many workers as there are tasks run beside this thread: spinning must not take a core from one of them.
@@ -980,8 +830,7 @@ cdef class Dispatcher(Collector):
             bytes = <uint32_t>min(out * self.record_bytes / (2 * workers), self.map.ring_bytes / 4)
             patience.wake_bytes = bytes
 
-    def ring(self):
-        """Makes everybody in the parent who waits look again."""
+    cpdef ring(self):
         if not self.foreign and not self.released:
             rp_parent_ring(&self.map)
 
@@ -1070,10 +919,6 @@ cdef class Dispatcher(Collector):
         self.finished = True
         self.poke()
         self.ring()
-
-    @property
-    def idle(self):
-        return self.unfinished == 0
 
     # ---- seats
 

@@ -15,11 +15,36 @@ cdef class Failure:
 cdef class Waiter:
     cdef bint satisfied(self) noexcept
 
+cdef object failure_of(object error)
+
 cdef class Collector:
+    cdef object callbacks        # where jobs go whose callbacks are due: a function of one job
+    cdef object ended            # the error that ended all jobs, or None
+    cdef list trash              # the user's objects, dropped when nothing is half done
+    cdef list due                # jobs whose callbacks are to run
+    cdef set live                # unfinished jobs that end() could not find elsewhere
+    cdef Py_ssize_t unfinished   # jobs
+    cdef Py_ssize_t urgent       # unfinished jobs with callbacks
+    cdef bint closing, cut, foreign
+    cdef bint passing            # somebody is passing on callbacks
+    cdef readonly int owner      # process
+    cdef public object callback_thread
+    cdef object __weakref__
+    cdef int check(self) except -1
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1
+    cdef object function_for(self, object target)
+    cdef int submitted(self, bint sync) except -1
+    cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1
+    cdef bint has_room(self) noexcept
+    cdef bint stops(self, IMapIterator job) noexcept
     cdef int wait_for(self, Waiter waiter, double timeout) except -1
+    cdef int refuse_deadlock(self, Job job) except -1
     cdef int poll(self) except -1
     cdef int settled(self, Job job) noexcept
     cdef int wants_more(self, Job job) except -1
+    cdef int resume(self, Job job) except -1
+    cdef int tidy(self) except -1
+    cpdef ring(self)
 
 cdef class Job(Waiter):
     cdef Collector collector

@@ -4,8 +4,12 @@
 A job owns its outcomes until the caller takes them. `place`, `abort` and `finish` are called by the collector with the GIL held;
 they run no user code and make no container, so that no other thread and no finalizer gets in between. Outcomes that only
 unpickling can turn into objects stay bytes (Raw, Failure) until whoever asked for them takes them: unpickling is user code.
+
+Collector is the base of the dispatchers: what is the same for processes and threads.
 """
 
+import os
+import threading
 import types
 from multiprocessing import TimeoutError
 from multiprocessing.pool import RemoteTraceback
@@ -73,23 +77,229 @@ cdef class Waiter:
         return True
 
 
+cdef object failure_of(object error):
+    failure = Failure.__new__(Failure)
+    (<Failure>failure).error = error
+    return failure
+
+
+cdef class Room(Waiter):
+    """What a feeder waits for: room for one more task, or the end."""
+    cdef Collector collector
+    cdef IMapIterator job
+
+    cdef bint satisfied(self) noexcept:
+        return self.collector.stops(self.job) or (self.job.may_submit() and self.collector.has_room())
+
+
 cdef class Collector:
-    """What a handle needs of the one who collects results."""
+    """What every dispatcher does, however its tasks reach the workers: the life of jobs, feeders, callbacks.
+
+    callbacks: a function of a job whose callback is due.
+    """
+
+    def __cinit__(self, *, callbacks, **others):
+        self.callbacks = callbacks
+        self.trash = []
+        self.due = []
+        self.live = set()
+        self.owner = os.getpid()
+
+    @property
+    def idle(self):
+        """True if no job is unfinished."""
+        return self.unfinished == 0
+
+    cdef int check(self) except -1:
+        if self.foreign:
+            raise RuntimeError(f"pool belongs to process {self.owner}, this is process {os.getpid()}")
+        return 0
+
+    # ---- submit
+
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1:
+        """Common to all jobs. An error in the making of the function ends the job. ValueError if the pool was closed meanwhile."""
+        self.check()
+        if self.closing and self.ended is None:
+            raise ValueError("Pool not running")
+        job.collector = self
+        self.unfinished += 1
+        if self.ended is not None:
+            # Without callbacks: their thread may have ended, and the job would never be ready.
+            job.abort(self.ended)
+            return 0
+        job.pool = pool
+        job.callback = callback
+        job.error_callback = error_callback
+        if callback is not None or error_callback is not None:
+            self.urgent += 1
+        try:
+            job.function = self.function_for(target)
+        except BaseException as error:
+            job.abort(error)
+        return 0
+
+    cdef object function_for(self, object target):
+        """What job.function shall be, an object with a `name`."""
+        raise NotImplementedError
+
+    cdef int submitted(self, bint sync) except -1:
+        """After a job, or a feeder's last task, was handed over."""
+        return self.tidy()
+
+    def submit_iterator(self, pool, target, bint star, bint unordered, Py_ssize_t buffersize):
+        """IMapIterator without tasks yet: `pull` or a feeder give them."""
+        cdef IMapIterator job = (IMapUnorderedIterator if unordered else IMapIterator).__new__(
+            IMapUnorderedIterator if unordered else IMapIterator)
+        job.buffersize = buffersize
+        job.limited = buffersize > 0
+        self.begin(job, pool, target, None, None)
+        if not job.done:
+            self.live.add(job)
+        return job
+
+    def failed(self, pool, error, callback, error_callback):
+        """A MapResult that has failed before it had a task."""
+        cdef MapResult job = MapResult.__new__(MapResult)
+        self.begin(job, pool, len, callback, error_callback)
+        job.abort(error)
+        self.submitted(False)
+        return job
+
+    def empty(self, pool):
+        """The MapResult of no items: ready, and its callback is never called, as in the stdlib."""
+        cdef MapResult job = MapResult.__new__(MapResult)
+        self.check()
+        job.collector = self
+        job.values = []
+        job.done = job.visible = True
+        return job
+
+    def run_feeder(self, IMapIterator job, iterable, bint star, Py_ssize_t chunksize):
+        """On a thread of its own: gives the items of any iterable to the pool, which may run or block as they please."""
+        cdef Room room = Room.__new__(Room)
+        cdef Py_ssize_t i = 0
+        room.collector = self
+        room.job = job
+        try:
+            items = iter(iterable)
+            iterable = None
+            while True:
+                self.wait_for(room, -1.0)
+                if self.stops(job):
+                    break
+                if chunksize == 1:
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        break
+                    if self.stops(job):
+                        break
+                    job.submitted += 1
+                    self.give(job, i, 0, star, item)
+                else:
+                    item = []
+                    try:
+                        while len(item) < chunksize:
+                            item.append(next(items))
+                    except StopIteration:
+                        if not item:
+                            break
+                    if self.stops(job):
+                        break
+                    job.submitted += 1
+                    self.give(job, i, len(item), star, item)
+                item = None
+                i += 1
+        except BaseException as error:
+            # At its place in the order, and not as the worker's: the iterable failed, or its place in the pool is gone.
+            job.place(i, 0, failure_of(error))
+            i += 1
+        job.set_length(i)
+        self.submitted(False)
+        self.ring()
+
+    cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
+        """A task from a feeder. count: items in `value`, a list; 0: a single one."""
+        raise NotImplementedError
+
+    cdef bint has_room(self) noexcept:
+        """False: a feeder waits until there is room for one more task."""
+        return True
+
+    cdef bint stops(self, IMapIterator job) noexcept:
+        """True if the iterable gives no more tasks. close() ends iterators with a buffersize, as in CPython 3.16: the consumer that
+        would make room may be the one who waits in join()."""
+        return job.done or self.cut or (self.closing and job.limited)
+
+    # ---- wait
 
     cdef int wait_for(self, Waiter waiter, double timeout) except -1:
         """Collects until the waiter is satisfied or `timeout` seconds passed (negative: no limit)."""
         raise NotImplementedError
 
+    cdef int refuse_deadlock(self, Job job) except -1:
+        if job.done and not job.visible and self.callback_thread == threading.get_ident():
+            raise RuntimeError("a callback waits for a result whose own callback can only run after it")
+        return 0
+
     cdef int poll(self) except -1:
         """Collects what is there, without waiting."""
         raise NotImplementedError
 
+    cpdef ring(self):
+        """Makes everybody in the parent who waits look again."""
+        raise NotImplementedError
+
+    # ---- outcomes
+
     cdef int settled(self, Job job) noexcept:
         """The job is done: its function and callbacks are the collector's to look after."""
+        self.unfinished -= 1
+        if job.source is not None:
+            self.trash.append(job.source)
+            job.source = None
+        self.trash.append(job.pool)
+        job.pool = None
+        self.live.discard(job)
+        if not job.visible:
+            self.urgent -= 1
+            self.due.append(job)
         return 0
 
     cdef int wants_more(self, Job job) except -1:
-        """next() made room for tasks of a job that had reached its buffersize."""
+        """next() made room for tasks of a job that has a buffersize."""
+        cdef IMapIterator iterator = <IMapIterator>job
+        if job.source is not None:
+            self.resume(job)
+        # A feeder waits; a ring for every item would cost more than the item.
+        elif iterator.submitted - iterator.yielded == iterator.buffersize - 1 or iterator.submitted == iterator.yielded:
+            self.ring()
+        return 0
+
+    cdef int resume(self, Job job) except -1:
+        """Goes on with the job's source if that had reached the buffersize."""
+        raise NotImplementedError
+
+    cdef int tidy(self) except -1:
+        """Outside every critical stretch: drops the user's objects, passes on callbacks."""
+        cdef list fresh
+        if self.trash:
+            # Made before the other is taken: making a list may start a garbage collection, and with it anything.
+            fresh = []
+            trash, self.trash = self.trash, fresh
+            trash = None
+        if self.due and not self.passing:
+            # One thread at a time, in the order of completion.
+            self.passing = True
+            try:
+                while self.due:
+                    fresh = []
+                    due, self.due = self.due, fresh
+                    for job in due:
+                        self.callbacks(job)
+            finally:
+                self.passing = False
         return 0
 
 

@@ -43,6 +43,11 @@ class Pool(multiprocessing.pool.Pool):
     Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
     """
 
+    # SIGTERM, a second, SIGKILL, and what the scheduler of a busy machine may add.
+    _terminate_limit = 4.0
+    # Whether the size of chunks may follow the measured cost of tasks.
+    _adaptive = True
+
     def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
         # First of all, so that __del__ finds them if a check below raises.
         self._pool = []
@@ -57,34 +62,33 @@ class Pool(multiprocessing.pool.Pool):
         self._initializer = initializer
         self._initargs = initargs
 
-        callbacks = CallbackRunner()
+        self._callbacks = callbacks = CallbackRunner()
+        factory = type(self).Process
+        context = self._ctx
+        self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
+        self._supervisor = supervisor
+        callbacks.attach(self._core)
+        self._pool = supervisor.workers
+        _supervisors.add(supervisor)
+        supervisor.start()
+        self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
+        self._state = RUN
+
+    def _equip(self, start):
+        """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
         supervisor = None
-        self._core = core = Dispatcher(
+        core = Dispatcher(
             seats=self._processes,
             encode_function=FunctionEncoder(forked=_forks(self._ctx)),
-            callbacks=callbacks.put,
+            callbacks=self._callbacks.put,
             alarm=lambda: supervisor.ring(),
             start_collector=lambda: supervisor.start_collector(),
             cores=len(os.sched_getaffinity(0)),
         )
-        callbacks.attach(core)
-        factory = type(self).Process
-        context = self._ctx
-        self._callbacks = callbacks
-        self._supervisor = supervisor = Supervisor(
-            core,
-            self._processes,
-            lambda target, args: factory(context, target=target, args=args),
-            initializer,
-            initargs,
-            maxtasksperchild,
-            callbacks,
+        supervisor = Supervisor(
+            core, self._processes, start, self._initializer, self._initargs, self._maxtasksperchild, self._callbacks
         )
-        self._pool = supervisor.workers
-        _supervisors.add(supervisor)
-        supervisor.start()
-        self._terminate = util.Finalize(self, _end, args=(supervisor,), exitpriority=15)
-        self._state = RUN
+        return core, supervisor
 
     def __del__(self, _warn=warnings.warn, RUN=RUN):
         if self._state == RUN:
@@ -169,7 +173,7 @@ class Pool(multiprocessing.pool.Pool):
         util.debug("terminating pool")
         self._state = TERMINATE
         self._terminate()
-        self._supervisor.wait(_TERMINATE_LIMIT)
+        self._supervisor.wait(self._terminate_limit)
 
     def join(self):
         """Waits until the workers of a closed or terminated pool are gone. ValueError if the pool still runs."""
@@ -178,7 +182,7 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
-        if self._callbacks.is_current():
+        if self._callbacks.is_current() or threading.current_thread() in self._pool:
             raise RuntimeError("cannot join current thread")
         self._supervisor.wait()
 
@@ -205,7 +209,7 @@ class Pool(multiprocessing.pool.Pool):
         length = len(iterable)
         if length == 0:
             return self._core.empty(self)
-        adaptive = chunksize is None and self._maxtasksperchild is None
+        adaptive = chunksize is None and self._adaptive and self._maxtasksperchild is None
         if adaptive:
             chunksize = 1
         elif chunksize is None:
@@ -240,16 +244,12 @@ class Pool(multiprocessing.pool.Pool):
         return (item for chunk in result for item in chunk)
 
 
-# SIGTERM, a second, SIGKILL, and what the scheduler of a busy machine may add.
-_TERMINATE_LIMIT = 4.0
-
-
-def _end(supervisor):
+def _end(supervisor, limit):
     """The pool's finalizer: at terminate(), at garbage collection, at the interpreter's exit. Only the last has to wait here: a
     finalizer may run on any thread, in the middle of anything."""
     supervisor.terminate()
     if util.is_exiting():
-        supervisor.wait(_TERMINATE_LIMIT)
+        supervisor.wait(limit)
 
 
 def _process_count(processes):
