@@ -219,6 +219,11 @@ cdef class Collector:
         self.submitted(False)
         self.ring()
 
+    def give_up(self, IMapIterator job, error):
+        """No feeder can serve the job: it ends with this error."""
+        job.abort(error)
+        self.submitted(False)
+
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
         """A task from a feeder. count: items in `value`, a list; 0: a single one."""
         raise NotImplementedError

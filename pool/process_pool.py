@@ -233,12 +233,12 @@ class Pool(multiprocessing.pool.Pool):
             items = tuple(iterable) if type(iterable) is list and buffersize is None else iterable
             self._core.pull(result, iter(items), star, chunksize)
         else:
-            threading.Thread(
-                target=self._core.run_feeder,
-                args=(result, iterable, star, chunksize),
-                name="ringpool-feeder",
-                daemon=True,
-            ).start()
+            arguments = (result, iterable, star, chunksize)
+            try:
+                threading.Thread(target=self._core.run_feeder, args=arguments, name="ringpool-feeder", daemon=True).start()
+            except RuntimeError as error:  # the system or a dying interpreter gives no more threads
+                self._core.give_up(result, error)
+                raise
         if chunksize == 1:
             return result
         return (item for chunk in result for item in chunk)
