@@ -84,7 +84,7 @@ int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
     } else if (a->end - a->next >= size) {
         *b = (struct rp_block){a->next, 0, 0};
         fresh = true;
-    } else if (a->used_bytes == 0 && a->next != a->begin) {
+    } else if (a->live == 0 && a->next != a->begin) {
         /* Nothing is handed out: other sizes need not keep the range for themselves. */
         forget_all(a);
         return rp_arena_alloc(a, len, b);
@@ -104,6 +104,7 @@ int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
     }
     if (fresh)
         a->next += size;
+    a->live++;
     a->used_bytes += b->backed;
     return 0;
 }
@@ -112,6 +113,7 @@ void rp_arena_free(struct rp_arena *a, struct rp_block *b)
 {
     if (!b->off)
         return;
+    a->live--;
     a->used_bytes -= b->backed;
     if (b->backed > PAGE && a->warm_bytes + b->backed > a->keep_bytes && rp_segment_drop(a->seg, b->off, b->backed) == 0)
         b->backed = 0;

@@ -28,7 +28,8 @@ struct rp_stack {
 struct rp_arena {
     const struct rp_segment *seg;
     uint64_t begin, next, end; /* never used before: [next, end) */
-    uint64_t used_bytes;       /* in blocks handed out */
+    uint64_t live;             /* blocks handed out */
+    uint64_t used_bytes;       /* in them */
     uint64_t warm_bytes;       /* free, with memory behind it */
     uint64_t keep_bytes;       /* limit of warm_bytes */
     struct rp_stack warm[RP_CLASSES], cold[RP_CLASSES];

@@ -73,7 +73,7 @@ static bool any_unread(const struct rp_reader *readers, uint32_t n)
 static bool enough_unread(const struct rp_reader *readers, uint32_t n, uint32_t bytes)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (rp_load_acquire(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes)
+        if (rp_load_seq(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes) /* F */
             return true;
     return false;
 }

@@ -51,7 +51,7 @@ struct rp_slot {
     uint64_t func_off; /* offset of the encoded function in the arena */
     uint32_t func_id;  /* equal ids mean the same function: workers cache by it */
     uint16_t kind;     /* meaning is the dispatcher's; opaque here */
-    uint16_t spare;
+    uint16_t keep;     /* 1: the function may be kept for later tasks; 0: for this job only */
     unsigned char data[RP_INLINE];
 };
 

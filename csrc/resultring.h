@@ -65,7 +65,7 @@ static inline void rp_writer_publish(struct rp_writer *w, uint32_t payload, uint
 void rp_writer_wait(struct rp_writer *w);
 
 /* Unread bytes that are worth waking the parent. */
-static inline uint32_t rp_wake_bytes(struct rp_header *h) { return rp_load_relaxed(&h->eager) ? 0 : rp_load_relaxed(&h->wake_bytes); }
+static inline uint32_t rp_wake_bytes(struct rp_header *h) { return rp_load_seq(&h->eager) ? 0 : rp_load_seq(&h->wake_bytes); }
 
 /* Wakes the parent if one of its threads is parked and enough is unread. Cheap form for the middle of a stretch: it may miss a
  * parent that is just going to park, which therefore parks for a short time first. */

@@ -62,10 +62,12 @@ static int map(struct rp_segment *s, size_t size, int fd)
 
 int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how)
 {
-    *s = (struct rp_segment){NULL, 0, -1};
+    *s = (struct rp_segment){.fd = -1};
     int fd = how == RP_SEGMENT_UNLINKED ? -ENOSYS : open_memfd(size);
-    if (fd == -ENOSYS || fd == -EPERM || fd == -EACCES)
+    if (fd == -ENOSYS || fd == -EPERM || fd == -EACCES) {
         fd = open_unlinked(size);
+        s->on_disk = true;
+    }
     if (fd < 0)
         return fd;
     s->fd = fd;
@@ -81,7 +83,7 @@ int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how
 int rp_segment_attach(struct rp_segment *s, int fd)
 {
     struct stat st;
-    *s = (struct rp_segment){NULL, 0, -1};
+    *s = (struct rp_segment){.fd = -1};
     if (fstat(fd, &st))
         return -errno;
     if (st.st_size <= 0)
@@ -91,14 +93,20 @@ int rp_segment_attach(struct rp_segment *s, int fd)
 
 int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len)
 {
-    int r;
-    do
-        r = fallocate(s->fd, 0, (off_t)off, (off_t)len);
-    while (r && errno == EINTR);
-    if (!r)
-        return 0;
-    /* EOPNOTSUPP: a file system without fallocate; its own write path allocates, there is nothing to reserve. */
-    return errno == EOPNOTSUPP ? 0 : -errno;
+    /* In pieces: older kernels begin anew after a signal, and a timer could keep a large one from ever ending. */
+    const uint64_t piece = 4u << 20;
+    while (len) {
+        uint64_t n = len < piece ? len : piece;
+        if (fallocate(s->fd, 0, (off_t)off, (off_t)n)) {
+            if (errno == EINTR)
+                continue;
+            /* EOPNOTSUPP: a file system without fallocate; its own write path allocates, there is nothing to reserve. */
+            return errno == EOPNOTSUPP ? 0 : -errno;
+        }
+        off += n;
+        len -= n;
+    }
+    return 0;
 }
 
 int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len)
@@ -112,5 +120,5 @@ void rp_segment_close(struct rp_segment *s)
         munmap(s->base, s->size);
     if (s->fd >= 0)
         close(s->fd);
-    *s = (struct rp_segment){NULL, 0, -1};
+    *s = (struct rp_segment){.fd = -1};
 }

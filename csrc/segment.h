@@ -3,6 +3,7 @@
 #ifndef RP_SEGMENT_H
 #define RP_SEGMENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +11,7 @@ struct rp_segment {
     void *base;
     size_t size;
     int fd;
+    bool on_disk; /* an unlinked file: its file system may be full although there is memory */
 };
 
 /* RP_SEGMENT_UNLINKED forces the fallback for kernels that refuse memfd_create: a temporary file without a name. */

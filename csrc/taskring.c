@@ -38,6 +38,18 @@ void rp_producer_kick(struct rp_producer *p)
             return;
 }
 
+void rp_producer_rouse(struct rp_producer *p)
+{
+    if (!rp_anyone_parked(p->m))
+        return;
+    for (uint64_t i = 0; i <= p->m->slot_mask; i++)
+        if (p->owner[i] && rp_state_phase(rp_load_acquire(&p->m->slots[i].state)) == RP_READY) {
+            while (rp_wake_one(p->m))
+                continue;
+            return;
+        }
+}
+
 void rp_producer_settle(struct rp_producer *p, uint64_t pos)
 {
     uint64_t i = pos & p->m->slot_mask;
@@ -52,6 +64,15 @@ void rp_producer_settle(struct rp_producer *p, uint64_t pos)
     rp_store_relaxed(&p->m->h->low, p->low);
 }
 
+/* True if no step of the protocol leads here: nobody would ever run the task. */
+static bool damaged(const struct rp_producer *p, uint64_t pos, uint64_t state)
+{
+    uint32_t seat = rp_state_seat(state);
+    bool known = state == rp_state(pos, 0, RP_READY) || state == rp_state(pos, seat, RP_CLAIMED) ||
+                 state == rp_state(pos, seat, RP_RUNNING);
+    return !known || seat >= p->m->nseats;
+}
+
 uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max)
 {
     struct rp_header *h = p->m->h;
@@ -63,7 +84,7 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
         if (state == rp_state(pos, seat, RP_CLAIMED)) {
             rp_store_release(&p->m->slots[i].state, rp_state(pos, 0, RP_READY)); /* A */
             back++;
-        } else if (state == rp_state(pos, seat, RP_RUNNING) && n < max) {
+        } else if ((state == rp_state(pos, seat, RP_RUNNING) || damaged(p, pos, state)) && n < max) {
             lost[n++] = pos;
         }
     }
@@ -92,7 +113,7 @@ static struct rp_slot *try_claim(struct rp_consumer *c, uint64_t at, uint64_t *p
     if (rp_state_phase(state) != RP_READY)
         return NULL;
     uint64_t p = rp_state_pos(state);
-    if (!rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED)))
+    if ((p ^ at) & c->m->slot_mask || !rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED)))
         return NULL;
     *pos = p;
     if (c->overslept) {

@@ -74,6 +74,10 @@ void rp_producer_settle(struct rp_producer *p, uint64_t pos);
  * positions that it was running to lost[] (at most max; more than one only if the segment was damaged), and returns how many. */
 uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max);
 
+/* Somebody has waited for a while and nothing came: wakes every parked worker if a task is still READY. A worker that was stopped
+ * while it sat on a chair, or took the only wake-up, cannot keep a task to itself. */
+void rp_producer_rouse(struct rp_producer *p);
+
 struct rp_consumer {
     const struct rp_map *m;
     uint32_t seat;

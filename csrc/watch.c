@@ -50,6 +50,10 @@ static int start(void *(*body)(void *), void *arg)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     err = pthread_create(&thread, &attr, body, arg);
+    if (err == EINVAL) { /* too small a stack for a process with much thread-local data */
+        pthread_attr_setstacksize(&attr, 1 << 20);
+        err = pthread_create(&thread, &attr, body, arg);
+    }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return -err;

@@ -55,6 +55,7 @@ cdef extern from "Python.h":
 cdef enum:
     SMALL = 64
     DEPTH = 4
+    LARGE = 1024
 
 
 @cython.final
@@ -313,7 +314,8 @@ cdef int append_values(Buffer into, object values, bint by_value) except -1:
     into.used += 5
     for value in values:
         size = simple_size(value)
-        if size < 0:
+        # Large values may be one and the same: pickle writes each object once.
+        if size < 0 or size > LARGE:
             into.used = before
             return append_pickle(into, values, by_value)
         at = into.grow(size)

@@ -9,7 +9,7 @@ cdef extern from "layout.h" nogil:
     struct rp_slot:
         uint64_t len, off, func_off
         uint32_t func_id
-        uint16_t kind
+        uint16_t kind, keep
         unsigned char *data
     struct rp_seat:
         rp_u32 bell, phase, late
@@ -25,7 +25,7 @@ cdef extern from "layout.h" nogil:
         rp_header *h
         rp_slot *slots
         rp_seat *seats
-        uint64_t slot_mask
+        uint64_t slot_mask, arena_off
         uint32_t nseats, ring_bytes
         rp_doorbell_kind doorbell
         unsigned char *rings
@@ -43,6 +43,7 @@ cdef extern from "segment.h" nogil:
         void *base
         size_t size
         int fd
+        bint on_disk
     enum rp_segment_how: RP_SEGMENT_ANY, RP_SEGMENT_UNLINKED
     int rp_segment_create(rp_segment *, size_t, rp_segment_how)
     int rp_segment_attach(rp_segment *, int)
@@ -70,6 +71,7 @@ cdef extern from "taskring.h" nogil:
     void rp_producer_commit(rp_producer *, uint64_t)
     void rp_producer_kick(rp_producer *)
     void rp_producer_nudge(rp_producer *)
+    void rp_producer_rouse(rp_producer *)
     bint rp_producer_runs(const rp_producer *, uint64_t, uint32_t)
     void rp_producer_settle(rp_producer *, uint64_t)
     uint32_t rp_producer_bury(rp_producer *, uint32_t, uint64_t *, uint32_t)

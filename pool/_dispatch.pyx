@@ -15,6 +15,7 @@ Nobody waits with the GIL held. While a caller waits he collects himself; the co
 """
 
 import os
+import threading
 from collections import deque
 
 cimport cython
@@ -34,16 +35,21 @@ from pool._results cimport AsyncResult, Collector, Failure, IMapIterator, Job, M
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
     void Py_DECREF_POINTER "Py_DECREF"(PyObject *)
+    int PyGC_Disable() noexcept
+    int PyGC_Enable() noexcept
 
 cdef enum:
     COALESCE_NS = 1000000       # how long results may lie when nobody waits for them
     SHADOW_TICKS = 16           # ticks in which the collector thread watches a caller collect before it goes to sleep
+    OVERDUE_NS = 2000000        # without a result for so long: is a task left that nobody was woken for?
     RECORDS_A_PASS = 8192       # from one ring, before the others have their turn
     FUNCTIONS_KEPT = 256
     FRAME_NS = 100000           # work in a frame of adaptive size
     AHEAD_NS = 2000000          # work that adaptive frames hold ready for each worker, so that it need not wait for the parent
     FRAME_MOST = 4096           # tasks in a frame of adaptive size
     LOST_MOST = 16
+    ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
+    SUBMIT_NS = 2000000         # how long an asynchronous call may encode before it leaves the rest to the collector thread
 
 DEFAULT_SLOTS = 2048
 DEFAULT_RING_BYTES = 1 << 18
@@ -89,12 +95,21 @@ cdef class Source:
     cdef int kind
     cdef bint adaptive      # the size of frames follows the measured cost of a task
     cdef Py_ssize_t flying  # adaptive: frames on their way
+    cdef int64_t encode_ns  # adaptive: what encoding the last frame took
+    cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
     cdef bint parked        # has reached the buffersize; next() brings it back
     cdef Task stuck         # encoded, but there was no room for it
 
 
 cdef object END = object()
+
+
+cdef int raise_interrupt(object error) except -1:
+    """Ctrl-C belongs to the main thread, whatever that was just doing for the pool."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
+    return 0
 
 
 cdef object following(object iterator):
@@ -130,7 +145,7 @@ cdef class Dispatcher(Collector):
     cdef set broken                 # seats whose ring is damaged: the worker has to go
     cdef object pending             # Task and Source, in the order of submission
     cdef bint backlog               # pending is not empty
-    cdef object start_collector     # starts the collector thread; None once it was called
+    cdef object start_collector     # starts the collector thread, True if that went well; None once it did
     cdef object alarm               # called when a seat is found broken
     cdef object encode_function
     cdef dict functions
@@ -160,7 +175,7 @@ cdef class Dispatcher(Collector):
                 raise ValueError(f"a pool of {seats} workers, {slots} slots and rings of {ring_bytes} bytes is not possible")
             err = rp_segment_create(&self.segment, size, how)
             # A limit on the address space (ulimit -v) leaves room for less.
-            if err != -ENOMEM and err != -EINVAL or arena_bytes <= (1 << 26):
+            if (err != -ENOMEM and err != -EINVAL) or arena_bytes <= (1 << 26):
                 break
             arena_bytes //= 2
         if err:
@@ -168,7 +183,8 @@ cdef class Dispatcher(Collector):
         rp_layout_write(self.segment.base, &g)
         err = rp_layout_open(&self.map, self.segment.base, self.segment.size)
         if not err:
-            err = rp_segment_back(&self.segment, 0, <uint64_t>(self.map.rings - self.map.base))
+            err = rp_segment_back(&self.segment, 0, self.map.arena_off if self.segment.on_disk
+                                  else <uint64_t>(self.map.rings - self.map.base))
         if not err:
             err = rp_producer_init(&self.producer, &self.map)
         if err:
@@ -212,20 +228,23 @@ cdef class Dispatcher(Collector):
         """Descriptor of the segment."""
         return self.segment.fd
 
+    def drop_jobs(self):
+        """After the last worker is gone: no slot needs its job. The garbage collector does not see these references, and
+        job -> dispatcher -> slot -> job would live for ever."""
+        cdef uint64_t i
+        for i in range(self.map.slot_mask + 1):
+            if self.entries[i].job != NULL:
+                self.trash.append(<object>self.entries[i].job)
+                Py_XDECREF(self.entries[i].job)
+                self.entries[i].job = NULL
+
     def release(self):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
         while some thread still looks at it."""
-        cdef uint64_t i
         if self.waiting or self.collecting or self.copying or self.foreign:
             return False
         if not self.released:
             self.released = True
-            # The garbage collector does not see these references: job -> dispatcher -> slot -> job would live for ever.
-            for i in range(self.map.slot_mask + 1):
-                if self.entries[i].job != NULL:
-                    self.trash.append(<object>self.entries[i].job)
-                    Py_XDECREF(self.entries[i].job)
-                    self.entries[i].job = NULL
             self.functions.clear()
             self.pending.clear()
             self.backlog = False
@@ -285,28 +304,30 @@ cdef class Dispatcher(Collector):
         cdef Function function = <Function>job.function
         slot.kind = kind
         slot.func_id = function.id
+        slot.keep = function.cached
         slot.func_off = function.block.off
         Py_INCREF(job)
         entry.job = <PyObject *>job
         entry.index = index
         entry.count = count
+        if count and job.source is not None:
+            (<Source>job.source).flying += 1
         rp_producer_commit(&self.producer, pos)
 
     cdef int put(self, Job job, Py_ssize_t index, int kind, object value) except -1:
         """Encodes a single task and commits it, or leaves it in the backlog. An encoding error becomes the task's outcome."""
         cdef Py_ssize_t size
-        cdef rp_slot *slot
+        cdef rp_slot *slot = NULL
         cdef uint64_t pos = 0
         cdef Task task
+        if self.producer.outstanding > self.map.slot_mask:
+            self.collect()
+        # From here on nothing else runs: a value that changed its size would be written over the next slots.
         size = simple_size(value)
         if self.ended is not None:
             return job.abort(self.ended)
         if 0 <= size <= RP_INLINE and not self.backlog:
             slot = rp_producer_next(&self.producer, &pos)
-            if slot == NULL:
-                self.collect()
-                if not self.backlog:
-                    slot = rp_producer_next(&self.producer, &pos)
             if slot != NULL and not job.done:
                 simple_write(value, slot.data)
                 slot.off = 0
@@ -320,6 +341,14 @@ cdef class Dispatcher(Collector):
             self.backlog = True
             self.collect()
         self.pump()
+        return 0
+
+    cdef int announce(self) except -1:
+        """Lets those look again who wait for what others placed: a worker rings for its own results only."""
+        if self.news:
+            self.news = False
+            if self.waiting:
+                self.ring()
         return 0
 
     cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value):
@@ -337,6 +366,8 @@ cdef class Dispatcher(Collector):
                 append_value(task.data, value, True)
         except BaseException as error:
             job.place(index, count, failure_of(error))
+            self.announce()
+            raise_interrupt(error)
             return None
         return task
 
@@ -357,6 +388,10 @@ cdef class Dispatcher(Collector):
             return False
         if task.data is not None and task.data.used > RP_INLINE:
             used = task.data.used
+            # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do.
+            if (self.arena.used_bytes + used > ARENA_AHEAD_BYTES
+                    and self.producer.outstanding >= 2 * <uint64_t>self.map.nseats):
+                return False
             err = rp_arena_alloc(&self.arena, used, &task.block)
             if err:
                 if self.arena.used_bytes and self.producer.outstanding:
@@ -390,29 +425,35 @@ cdef class Dispatcher(Collector):
         self.commit(slot, pos, task.job, task.index, task.count, task.kind)
         return True
 
-    cdef int pump(self) except -1:
-        """Moves the backlog into the ring, as far as there is room."""
+    cdef int pump(self, int64_t deadline=0) except -1:
+        """Moves the backlog into the ring, as far as there is room. deadline: when to leave the rest to others; 0: never."""
         cdef Source source
-        if self.released:
+        if self.released or self.foreign:
             return 0
         while self.backlog:
             first = self.pending.popleft()
             self.backlog = len(self.pending) > 0
-            if type(first) is Task:
-                done = self.commit_task(<Task>first)
-            else:
-                source = <Source>first
-                done = self.feed(source)
+            done = False
+            try:
+                if type(first) is Task:
+                    done = self.commit_task(<Task>first)
+                else:
+                    source = <Source>first
+                    done = self.feed(source, deadline)
+            finally:
+                if not done:
+                    self.pending.appendleft(first)
+                    self.backlog = True
             if not done:
-                self.pending.appendleft(first)
-                self.backlog = True
                 break
         if not self.released:
             rp_producer_kick(&self.producer)
+        self.announce()
         return 0
 
-    cdef int feed(self, Source source) except -1:
-        """1: the source needs no attention now, it is exhausted or parked at its buffersize. 0: there is no room for more."""
+    cdef int feed(self, Source source, int64_t deadline) except -1:
+        """1: the source needs no attention now, it is exhausted or parked at its buffersize. 0: there is no room for more, or the
+        deadline is over."""
         cdef IMapIterator iterator = <IMapIterator>source.job if isinstance(source.job, IMapIterator) else None
         cdef int fed = 1
         while fed == 1:
@@ -420,6 +461,9 @@ cdef class Dispatcher(Collector):
                 if not self.commit_task(source.stuck):
                     return 0
                 source.stuck = None
+                # Only what took more than a few instructions to encode is worth a look at the clock.
+                if deadline and rp_now_ns() > deadline:
+                    return 0
             if self.ended is not None:
                 source.job.abort(self.ended)
             if source.job.done:
@@ -432,8 +476,8 @@ cdef class Dispatcher(Collector):
                 return 1
             try:
                 fed = self.feed_single(source) if source.chunk == 0 else self.feed_chunk(source)
-            except BaseException as error:
-                # The iterator itself: a dict that changed its size, say.
+            except Exception as error:
+                # The iterator itself.
                 source.job.place(source.next, 1, failure_of(error))
                 source.next += 1
                 fed = 2
@@ -469,6 +513,7 @@ cdef class Dispatcher(Collector):
     cdef int feed_chunk(self, Source source) except -1:
         """As feed_single, for a chunk."""
         cdef Py_ssize_t n = source.chunk, i
+        cdef int64_t begin
         cdef bint in_map = source.left >= 0
         if self.producer.outstanding > self.map.slot_mask:
             return 0
@@ -485,12 +530,13 @@ cdef class Dispatcher(Collector):
         n = len(chunk)
         if n == 0:
             return 2
-        source.flying += 1
+        begin = rp_now_ns()
         if in_map:
             source.left -= n
         i = source.next
         source.next += n if in_map else 1
         source.stuck = self.encoded(source.job, i, n, source.kind, chunk)
+        source.encode_ns = rp_now_ns() - begin
         return 1
 
     cdef Py_ssize_t frame_size(self, Source source) noexcept:
@@ -499,6 +545,9 @@ cdef class Dispatcher(Collector):
         if source.cost_ns < 0:
             return 1
         n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
+        if source.encode_ns > FRAME_NS / 2:
+            # Encoding is dear. In a larger frame, what its items share is encoded once; up to the stdlib's size.
+            n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
         share = source.left // (2 * <Py_ssize_t>self.map.nseats)
         source.chunk = max(n, 1)
@@ -540,7 +589,8 @@ cdef class Dispatcher(Collector):
         if not job.done:
             source = self.source_of(job, items, star, chunksize, adaptive)
             source.left = length
-            self.enqueue(source)
+            source.largest = length // (4 * <Py_ssize_t>self.map.nseats) + 1
+            self.enqueue(source, sync)
         self.submitted(sync)
         return job
 
@@ -550,7 +600,7 @@ cdef class Dispatcher(Collector):
             source = self.source_of(job, items, star, chunksize, False)
             (<Source>source).left = -1
             job.source = source
-            self.enqueue(<Source>source)
+            self.enqueue(<Source>source, False)
         self.submitted(False)
 
     cdef Source source_of(self, Job job, items, bint star, Py_ssize_t chunksize, bint adaptive):
@@ -563,13 +613,11 @@ cdef class Dispatcher(Collector):
         source.kind = ((TASK_CHUNK_STAR if star else TASK_CHUNK) if source.chunk else (TASK_STAR if star else TASK_ITEM))
         return source
 
-    cdef int enqueue(self, Source source) except -1:
-        job = source.job
-        self.live.add(job)
+    cdef int enqueue(self, Source source, bint sync) except -1:
         source.job.source = source
         self.pending.append(source)
         self.backlog = True
-        self.pump()
+        self.pump(0 if sync else rp_now_ns() + SUBMIT_NS)
         return 0
 
     cdef int submitted(self, bint sync) except -1:
@@ -579,9 +627,10 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef int wake_collector(self) except -1:
-        if self.start_collector is not None:
-            start, self.start_collector = self.start_collector, None
-            start()
+        start = self.start_collector
+        if start is not None:
+            if start():
+                self.start_collector = None
         elif self.dormant:
             self.poke()
         return 0
@@ -614,12 +663,28 @@ cdef class Dispatcher(Collector):
 
     cdef int collect(self) except -1:
         """Takes all results that are there. Returns their number."""
+        cdef int n = 0, enabled
+        if self.collecting or self.released or self.foreign:
+            return 0
+        self.collecting = True
+        # Decoding makes containers; a finalizer that waits for this very pool could never return from in here.
+        enabled = PyGC_Disable()
+        try:
+            n = self.drain()
+        finally:
+            self.collecting = False
+            if enabled:
+                PyGC_Enable()
+        if n:
+            self.collected_at = rp_now_ns()
+            self.announce()
+            self.tidy()
+        return n
+
+    cdef int drain(self) except -1:
         cdef uint32_t seat
         cdef int n = 0, got, k
         cdef rp_view view
-        if self.collecting or self.released:
-            return 0
-        self.collecting = True
         for seat in range(self.map.nseats):
             if not rp_reader_unread(&self.readers[seat]) or seat in self.broken:
                 continue
@@ -638,10 +703,6 @@ cdef class Dispatcher(Collector):
                 self.broken.add(seat)
                 n += 1
             rp_reader_room(&self.readers[seat])
-        self.collecting = False
-        if n:
-            self.collected_at = rp_now_ns()
-            self.tidy()
         return n
 
     cdef int tidy(self) except -1:
@@ -665,9 +726,11 @@ cdef class Dispatcher(Collector):
         cdef bytes whole = None
         cdef object outcome = None
         cdef int64_t ns = 0
+        cdef bint booting
         try:
             if kind == RESULT_PIECE:
-                if not rp_producer_runs(&self.producer, view.pos, seat):
+                booting = not self.seat_started(seat)
+                if not booting and not rp_producer_runs(&self.producer, view.pos, seat):
                     return False
                 whole = self.assemble(seat, at, size)
                 if whole is None:
@@ -676,6 +739,8 @@ cdef class Dispatcher(Collector):
                 kind = at[0]
                 at += 1
                 size = PyBytes_GET_SIZE(whole) - 1
+                if booting and kind != RESULT_BOOT:
+                    return False
             if kind == RESULT_BOOT:
                 self.boot_errors[seat] = failure_from(at, size)
                 return True
@@ -706,9 +771,6 @@ cdef class Dispatcher(Collector):
         except MemoryError as error:
             outcome = failure_of(error)
         except BaseException:
-            return False
-        # Decoding containers may have started a garbage collection, and with it anything.
-        if not rp_producer_runs(&self.producer, view.pos, seat):
             return False
         self.settle(view.pos, outcome, ns)
         return True
@@ -785,6 +847,7 @@ cdef class Dispatcher(Collector):
         cdef rp_patience patience
         cdef rp_spin spin
         cdef uint32_t seen
+        cdef bint fresh = True, unread
         self.check()
         if timeout >= 0:
             deadline = rp_now_ns() + <int64_t>(min(timeout, 1e9) * 1e9)
@@ -799,6 +862,9 @@ cdef class Dispatcher(Collector):
                 if self.trash or self.due or self.closing:
                     self.tidy()
                 if waiter.satisfied():
+                    # What was collected made room in the ring, and nobody else may look for a while.
+                    if self.backlog:
+                        self.pump()
                     return 1
                 if self.callback_thread is not None and isinstance(waiter, Job):
                     self.refuse_deadlock(<Job>waiter)
@@ -807,12 +873,17 @@ cdef class Dispatcher(Collector):
                     if left <= 0:
                         return 0
                 patience.limit_ns = left
+                if fresh and (left < 0 or left > OVERDUE_NS):
+                    patience.limit_ns = OVERDUE_NS
                 self.be_patient(&patience)
                 spin = self.spin
                 self.waiting += 1
                 with nogil:
-                    rp_parent_wait(&self.map, self.readers, self.map.nseats, seen, &patience, &spin)
+                    unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, seen, &patience, &spin)
                 self.waiting -= 1
+                if fresh and not unread and not self.released:
+                    rp_producer_rouse(&self.producer)
+                fresh = unread
                 self.spin = spin
                 self.check()
                 PyErr_CheckSignals()
@@ -835,7 +906,7 @@ cdef class Dispatcher(Collector):
             rp_parent_ring(&self.map)
 
     cdef int poke(self) except -1:
-        if self.released:
+        if self.released or self.foreign:
             return 0
         rp_bell_ring(&self.nap_bell, self.map.doorbell)
         return 0
@@ -850,17 +921,17 @@ cdef class Dispatcher(Collector):
         """On a thread of its own, until `finish`: collects for callbacks, and while no caller does."""
         cdef uint32_t seen, bell
         cdef int ticks = 0
-        cdef bint unread
+        cdef bint unread, fresh = True
         cdef rp_patience patience
         cdef rp_spin spin
         rp_spin_init(&spin)
         patience.spin = False
         patience.wake_bytes = 0
-        patience.limit_ns = -1
         while not self.finished:
             seen = rp_bell_read(&self.nap_bell)
             if self.unfinished == 0 or (self.waiting and ticks >= SHADOW_TICKS):
                 ticks = 0
+                fresh = True
                 self.dormant = True
                 self.nap(seen, -1)
                 self.dormant = False
@@ -870,8 +941,14 @@ cdef class Dispatcher(Collector):
             else:
                 ticks = 0
                 bell = rp_parent_arm(&self.map)
+                if self.backlog:
+                    self.pump()
+                patience.limit_ns = OVERDUE_NS if fresh else -1
                 with nogil:
                     unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, bell, &patience, &spin)
+                if fresh and not unread:
+                    rp_producer_rouse(&self.producer)
+                fresh = unread
                 if unread and not self.urgent:
                     self.nap(seen, COALESCE_NS)
                     if self.waiting or rp_now_ns() - self.collected_at < COALESCE_NS:
@@ -894,6 +971,9 @@ cdef class Dispatcher(Collector):
                 (<IMapIterator>job).set_length((<Source>source).next)
         self.ring()
         self.tidy()
+        if self.unfinished:
+            # A call that was interrupted before it began to wait has nobody else to collect for it.
+            self.wake_collector()
 
     def end(self, error):
         """Every unfinished job fails with this error, and so does every later one."""

@@ -1,6 +1,5 @@
 """Handles of jobs: see _results.pyx."""
 
-from cpython.object cimport PyObject
 
 cdef class Raw:
     cdef bytes data
@@ -26,6 +25,7 @@ cdef class Collector:
     cdef Py_ssize_t unfinished   # jobs
     cdef Py_ssize_t urgent       # unfinished jobs with callbacks
     cdef bint closing, cut, foreign
+    cdef bint news               # an outcome was placed that somebody may wait for
     cdef bint passing            # somebody is passing on callbacks
     cdef readonly int owner      # process
     cdef public object callback_thread
@@ -68,7 +68,7 @@ cdef class MapResult(AsyncResult):
     cdef int load_all(self) except -1
 
 cdef class IMapIterator(Job):
-    cdef PyObject **items        # items[i & (room - 1)]: outcome i, or NULL while it is not there
+    cdef list items              # items[i & (room - 1)]: outcome i, or EMPTY while it is not there
     cdef Py_ssize_t room         # power of two
     cdef Py_ssize_t yielded      # outcomes that next() gave out
     cdef Py_ssize_t placed       # outcomes that arrived

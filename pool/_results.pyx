@@ -17,16 +17,11 @@ from multiprocessing.pool import RemoteTraceback
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SET_ITEM
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF
 
 import pickle
 
 from pool._codec cimport decode, decode_values
-
-cdef extern from "Python.h":
-    void Py_INCREF_PTR "Py_INCREF"(PyObject *) noexcept
 
 
 @cython.final
@@ -47,9 +42,13 @@ cdef class Failure:
     """The error of a task: an exception of this process, or the bytes of one that a worker raised."""
 
     cdef object exception(self):
+        cdef bytes data = self.data
         if self.error is None:
-            data, self.data = self.data, None
-            self.error = load_error(data)
+            error = load_error(data)
+            # Unpickling may have let another thread do the same: all see the same error.
+            if self.error is None:
+                self.error = error
+            self.data = None
         return self.error
 
 
@@ -63,11 +62,16 @@ cdef object load_error(bytes data):
             raise TypeError(f"the task's exception was unpickled as {type(error).__name__}")
         if text is None:
             return error
+    except KeyboardInterrupt:
+        raise  # the caller's own, who may ask again
     except BaseException as failed:
         error = failed
         error.__context__ = None
     error.__cause__ = RemoteTraceback(text)
     return error
+
+
+cdef object EMPTY = object()
 
 
 cdef class Waiter:
@@ -106,6 +110,11 @@ cdef class Collector:
         self.owner = os.getpid()
 
     @property
+    def unfinished_jobs(self):
+        """The handles of all jobs that are not done, as a list."""
+        return list(self.live)
+
+    @property
     def idle(self):
         """True if no job is unfinished."""
         return self.unfinished == 0
@@ -133,10 +142,15 @@ cdef class Collector:
         job.error_callback = error_callback
         if callback is not None or error_callback is not None:
             self.urgent += 1
+        # So that end() finds it: making the function may run anything for any time.
+        self.live.add(job)
         try:
             job.function = self.function_for(target)
+        except Exception as error:
+            job.abort(error)
         except BaseException as error:
             job.abort(error)
+            raise
         return 0
 
     cdef object function_for(self, object target):
@@ -154,8 +168,6 @@ cdef class Collector:
         job.buffersize = buffersize
         job.limited = buffersize > 0
         self.begin(job, pool, target, None, None)
-        if not job.done:
-            self.live.add(job)
         return job
 
     def failed(self, pool, error, callback, error_callback):
@@ -328,6 +340,7 @@ cdef class Job(Waiter):
 
     cdef int finish(self) noexcept:
         self.done = True
+        self.collector.news = True
         if self.callback is None and self.error_callback is None:
             self.visible = True
         self.collector.settled(self)
@@ -393,6 +406,8 @@ cdef class AsyncResult(Job):
         if self.failure is None and type(self.value) is Raw:
             try:
                 self.value = (<Raw>self.value).load()
+            except KeyboardInterrupt:
+                raise  # the caller's own, who may ask again
             except BaseException as error:
                 self.failure = Failure.__new__(Failure)
                 self.failure.error = error
@@ -458,6 +473,8 @@ cdef class MapResult(AsyncResult):
             try:
                 self.load_all()
                 self.has_raw = False
+            except KeyboardInterrupt:
+                raise  # the caller's own, who may ask again
             except BaseException as error:
                 self.failure = Failure.__new__(Failure)
                 self.failure.error = error
@@ -495,16 +512,7 @@ cdef class IMapIterator(Job):
     def __cinit__(self):
         self.room = 16
         self.length = -1
-        self.items = <PyObject **>PyMem_RawCalloc(self.room, sizeof(PyObject *))
-        if self.items == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        cdef Py_ssize_t i
-        if self.items != NULL:
-            for i in range(self.room):
-                Py_XDECREF(self.items[i])
-            PyMem_RawFree(self.items)
+        self.items = [EMPTY] * self.room
 
     def __iter__(self):
         return self
@@ -520,23 +528,23 @@ cdef class IMapIterator(Job):
         return self.following(-1.0 if timeout is None else max(0.0, timeout))
 
     cdef object following(self, double timeout):
-        cdef PyObject **cell = &self.items[self.yielded & (self.room - 1)]
-        if cell[0] == NULL:
+        if self.limited:
+            self.collector.check()
+        outcome = self.items[self.yielded & (self.room - 1)]
+        if outcome is EMPTY:
             if self.yielded == self.length:
                 raise StopIteration
             if self.failure is None:
                 self.collector.wait_for(self, timeout)
-            cell = &self.items[self.yielded & (self.room - 1)]
-            if cell[0] == NULL:
+            outcome = self.items[self.yielded & (self.room - 1)]
+            if outcome is EMPTY:
                 if self.yielded == self.length:
                     raise StopIteration
                 if self.failure is not None:
                     self.length = self.yielded
                     raise self.failure.exception()
                 raise TimeoutError
-        outcome = <object>cell[0]
-        Py_XDECREF(cell[0])
-        cell[0] = NULL
+        self.items[self.yielded & (self.room - 1)] = EMPTY
         self.yielded += 1
         if self.limited:
             self.collector.wants_more(self)
@@ -547,7 +555,7 @@ cdef class IMapIterator(Job):
         return outcome
 
     cdef bint satisfied(self) noexcept:
-        return (self.items[self.yielded & (self.room - 1)] != NULL or self.yielded == self.length
+        return (self.items[self.yielded & (self.room - 1)] is not EMPTY or self.yielded == self.length
                 or self.failure is not None)
 
     cdef bint may_submit(self) noexcept:
@@ -559,24 +567,24 @@ cdef class IMapIterator(Job):
             return 0
         if at - self.yielded >= self.room and self.enlarge(at) < 0:
             return self.abort(MemoryError("no memory for the results of an iterator"))
-        Py_INCREF(outcome)
-        self.items[at & (self.room - 1)] = <PyObject *>outcome
+        self.items[at & (self.room - 1)] = outcome
         self.placed += 1
+        self.collector.news = True
         if self.placed == self.length:
             self.finish()
         return 0
 
     cdef int enlarge(self, Py_ssize_t at) noexcept:
         cdef Py_ssize_t room = self.room, i
-        cdef PyObject **items
+        cdef list items
         while at - self.yielded >= room:
             room *= 2
-        items = <PyObject **>PyMem_RawCalloc(room, sizeof(PyObject *))
-        if items == NULL:
+        try:
+            items = [EMPTY] * room
+        except MemoryError:
             return -1
         for i in range(self.yielded, self.yielded + self.room):
             items[i & (room - 1)] = self.items[i & (self.room - 1)]
-        PyMem_RawFree(self.items)
         self.items = items
         self.room = room
         return 0
@@ -585,6 +593,7 @@ cdef class IMapIterator(Job):
         """The iterable is exhausted: it gave `length` tasks."""
         if self.length < 0 and not self.done:
             self.length = length
+            self.collector.news = True
             if self.placed == length:
                 self.finish()
         return 0

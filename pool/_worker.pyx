@@ -20,7 +20,7 @@ cdef extern from "Python.h":
     int PyBUF_READ
 
 cdef enum:
-    FUNCTIONS_KEPT = 8
+    FUNCTIONS_KEPT = 64
     STRICT_NS = 5000        # how long results may go unannounced between two tasks
 
 
@@ -77,6 +77,9 @@ cdef class Worker:
         cdef uint64_t pos = 0
         cdef Py_ssize_t served = 0, since = 0
         cdef int64_t now, begin = rp_now_ns()
+        if rp_forked():
+            # The initializer forked and came back in both processes: only the worker itself may sit here.
+            os._exit(0)
         store32(&self.map.seats[self.seat].phase, RP_SEAT_SERVING)
         rp_writer_announce_now(&self.writer, True)
         while served != tasks:
@@ -133,9 +136,10 @@ cdef class Worker:
             if at == NULL:
                 raise RuntimeError("the pool's shared memory is damaged: a function lies outside of it")
             function = self.load_function(PyMemoryView_FromMemory(<char *>at, size, PyBUF_READ))
-            if len(self.functions) >= FUNCTIONS_KEPT:
-                self.functions.clear()
-            self.functions[slot.func_id] = function
+            if slot.keep:
+                if len(self.functions) >= FUNCTIONS_KEPT:
+                    self.functions.clear()
+                self.functions[slot.func_id] = function
         self.last_id = slot.func_id
         self.last_function = function
         return function
@@ -188,10 +192,12 @@ cdef class Worker:
         cdef Py_ssize_t size = simple_size(value)
         cdef unsigned char *to
         if 0 <= size <= 256:
-            to = self.reserve(size)
-            simple_write(value, to)
-            rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
-            return 0
+            to = rp_writer_reserve(&self.writer, size)
+            # A full ring is waited for only with the value in safety: another thread of the task may change it.
+            if to != NULL:
+                simple_write(value, to)
+                rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
+                return 0
         self.scratch.used = 0
         append_value(self.scratch, value, False)
         self.send(RESULT_VALUE, self.scratch.data, self.scratch.used, pos)
@@ -220,7 +226,9 @@ cdef class Worker:
         """Publishes an error. value: (result,) if the task itself went well and its result could not be sent."""
         cdef bytes data
         if rp_forked():
-            return 0
+            # A child that the task forked and that did not end by itself.
+            code = error.code if isinstance(error, SystemExit) else 1
+            os._exit(0 if code is None else code & 0xff if isinstance(code, int) else 1)
         try:
             data = self.encode_error(error, value)
         except KeyboardInterrupt:

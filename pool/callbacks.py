@@ -9,6 +9,9 @@ class CallbackRunner:
 
     def __init__(self):
         self._jobs = queue.SimpleQueue()
+        # Called by the collector when a job's callback is due. Not a method: one is interpreted, so a signal handler that raises
+        # could get in before its first step, and the job would be lost.
+        self.put = self._jobs.put
         self._lock = threading.Lock()
         self._thread = None
         self._core = None
@@ -25,10 +28,6 @@ class CallbackRunner:
                 thread = threading.Thread(target=self._run, name="ringpool-callbacks", daemon=True)
                 thread.start()
                 self._thread = thread
-
-    def put(self, job):
-        """Called by the collector: the job is done, its callback is due."""
-        self._jobs.put(job)
 
     def stop(self, timeout=None):
         """Ends the thread after the callbacks that are due. True when it has ended, False after `timeout` seconds."""

@@ -72,18 +72,17 @@ class _Unprintable:
 
 
 def _maybe_encoding_error(reason, value):
-    try:
-        return MaybeEncodingError(reason, value)
-    except BaseException:
-        return MaybeEncodingError(_printable(reason), _printable(value))
+    return MaybeEncodingError(_printable(reason), _printable(value))
 
 
 def _printable(value):
+    # Exactly str: a subclass may not be picklable itself.
     try:
-        repr(value)
+        if type(repr(value)) is str:
+            return value
     except BaseException:
-        return _Unprintable(type(value).__name__)
-    return value
+        pass
+    return _Unprintable(type(value).__name__)
 
 
 def _traceback_text(error):
@@ -100,6 +99,14 @@ def encode_error(error, result=None):
     error: the exception. result: (value,) if the task went well and `error` is why its value could not be sent.
     Never raises: what cannot be pickled is replaced by a MaybeEncodingError.
     """
+    try:
+        return _encode_error(error, result)
+    except Exception:
+        stand_in = MaybeEncodingError(_Unprintable(type(error).__name__), _Unprintable("an error's report"))
+        return encode((None, bytes(ForkingPickler.dumps(stand_in))))
+
+
+def _encode_error(error, result):
     if result is not None:
         return encode((None, bytes(ForkingPickler.dumps(_maybe_encoding_error(error, result[0])))))
     _add_hint(error)
@@ -108,10 +115,7 @@ def encode_error(error, result=None):
         pickled = bytes(ForkingPickler.dumps(error, pickle.HIGHEST_PROTOCOL))
     except BaseException as reason:
         text, pickled = None, bytes(ForkingPickler.dumps(_maybe_encoding_error(reason, error)))
-    try:
-        return encode((text, pickled))
-    except BaseException:
-        return encode((None, bytes(ForkingPickler.dumps(_maybe_encoding_error(error, "its traceback")))))
+    return encode((text, pickled))
 
 
 def _add_hint(error):

@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.pool
 import operator
 import os
-
+import resource
 import threading
 import warnings
 import weakref
@@ -17,6 +17,8 @@ from pool.functions import FunctionEncoder
 from pool.supervisor import Supervisor
 
 MAX_PROCESSES = 4096
+ARENA_BYTES = 1 << 38
+MIN_ARENA_BYTES = 1 << 26
 
 # Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
 _HARMLESS = frozenset({list, tuple, range, str, bytes})
@@ -70,8 +72,13 @@ class Pool(multiprocessing.pool.Pool):
         callbacks.attach(self._core)
         self._pool = supervisor.workers
         _supervisors.add(supervisor)
-        supervisor.start()
+        # Before the start: if a signal handler raises in the middle of it, whatever runs already is ended with this object.
         self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
+        try:
+            supervisor.start()
+        except BaseException:
+            self._terminate()
+            raise
         self._state = RUN
 
     def _equip(self, start):
@@ -79,14 +86,22 @@ class Pool(multiprocessing.pool.Pool):
         supervisor = None
         core = Dispatcher(
             seats=self._processes,
-            encode_function=FunctionEncoder(forked=_forks(self._ctx)),
+            encode_function=FunctionEncoder(forked=_start_method(self._ctx) == "fork"),
             callbacks=self._callbacks.put,
             alarm=lambda: supervisor.ring(),
             start_collector=lambda: supervisor.start_collector(),
             cores=len(os.sched_getaffinity(0)),
+            arena_bytes=_arena_bytes(),
         )
         supervisor = Supervisor(
-            core, self._processes, start, self._initializer, self._initargs, self._maxtasksperchild, self._callbacks
+            core,
+            self._processes,
+            start,
+            self._initializer,
+            self._initargs,
+            self._maxtasksperchild,
+            self._callbacks,
+            hold_interrupts=_start_method(self._ctx) in ("fork", "spawn"),
         )
         return core, supervisor
 
@@ -103,6 +118,10 @@ class Pool(multiprocessing.pool.Pool):
         failure = self._supervisor.failure
         if failure is not None:
             raise failure
+
+    @property
+    def _cache(self):
+        return {id(job): job for job in self._core.unfinished_jobs}
 
     def _repopulate_pool(self):
         self._supervisor.repopulate()
@@ -269,15 +288,25 @@ def _check_chunksize(chunksize):
         raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
 
 
-def _forks(context):
-    """True if the context's workers are forks of this process."""
+def _start_method(context):
+    """The name of the context's start method; None if it does not tell."""
     method = getattr(context, "_start_method", None)
-    if method is None:
-        try:
-            method = context.get_start_method()
-        except Exception:
-            return False
-    return method == "fork"
+    if isinstance(method, str):
+        return method
+    try:
+        return context.get_start_method()
+    except Exception:
+        return None
+
+
+def _arena_bytes():
+    """Address space for large payloads: plenty, but an eighth of what a limit (ulimit -v) leaves."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ARENA_BYTES
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    return max(MIN_ARENA_BYTES, min(ARENA_BYTES, (limit - used) // 8))
 
 
 Pool.__module__ = "pool"

@@ -8,6 +8,7 @@ another part of the program may have collected the exit status.
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -25,9 +26,11 @@ _starting = threading.local()
 
 
 class Supervisor:
-    """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started."""
+    """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started.
+    hold_interrupts: whether workers inherit the signal mask of the thread that starts them.
+    """
 
-    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks):
+    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks, hold_interrupts):
         self.workers = []  # the pool's `_pool`: processes in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
@@ -35,6 +38,7 @@ class Supervisor:
         self._new_process = start
         self._arguments = (initializer, initargs, maxtasks)
         self._callbacks = callbacks
+        self._hold_interrupts = hold_interrupts
         self._seat_of = {}  # process: seat
         self._watch = {}  # descriptor: process
         self._poll = select.poll()
@@ -43,6 +47,7 @@ class Supervisor:
         self._owner_fd = _pidfd(os.getpid())
         self._closing = self._terminating = self._finishing = False
         self._lock = threading.Lock()
+        self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
         self._failed_starts = 0
         self._deserted_since = None
         self._next_try, self._delay = 0.0, BACK_OFF[0]
@@ -55,11 +60,16 @@ class Supervisor:
         """Starts all workers, then the watching thread. If one cannot be started, ends the others and raises its error."""
         try:
             self.repopulate()
-            thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
+            self._thread.start()
         except BaseException:
             self._terminating = True
+            if self._thread is not None and self._thread.ident is not None:
+                # An interrupt came while it was starting: it runs, and cleans up alone.
+                self.ring()
+                self.wait(2 * GRACE)
+                raise
+            self._thread = None
             self._end_workers()
             for worker in self.workers:
                 worker.join()  # a context may make processes of its own kind, which no descriptor tells about
@@ -77,12 +87,20 @@ class Supervisor:
         self.ring()  # the thread may be blocked on the old set of descriptors
 
     def start_collector(self):
-        """The dispatcher asks for this when a job must be collected by somebody who does not wait for it."""
+        """The dispatcher asks for this when a job must be collected by somebody who does not wait for it. True if it runs."""
         with self._lock:
-            if not self._finishing:
-                thread = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
-                thread.start()
-                self._collector = thread
+            if self._finishing:
+                return False
+            if self._collector is not None and self._collector.ident is not None:
+                return True  # an interrupt hid that it was started
+            self._collector = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
+            try:
+                self._collector.start()
+            except RuntimeError as error:  # no more threads: callers still collect for themselves
+                util.debug("the collector thread could not be started: %r", error)
+                self._collector = None
+                return False
+            return True
 
     def close(self):
         """Workers leave when all jobs are done; the thread ends after the last."""
@@ -103,10 +121,9 @@ class Supervisor:
 
     def ring(self):
         """Makes the thread look again."""
-        try:
-            os.eventfd_write(self._bell, 1)
-        except (OSError, ValueError):
-            pass  # closed: nobody is there to look
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     def forget(self):
         """In a child that somebody forked: the workers are the parent's children, not this process's."""
@@ -129,6 +146,12 @@ class Supervisor:
                     self._end_workers()
                 elif self._wanted():
                     self._replace()
+        except BaseException as error:
+            # Nobody would watch any more: better an error for every caller than a wait for ever.
+            self.failure = error
+            self._core.end(error)
+            self._terminating = True
+            self._end_workers()
         finally:
             self._finish()
 
@@ -184,7 +207,7 @@ class Supervisor:
             return
         if cause is not None:
             self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
-        elif self._failed_starts >= max(3, self._processes):
+        elif self._failed_starts > max(3, self._processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
             self._break(f"{what} {describe_exit(exitcode)}", worker.pid, exitcode, None)
 
@@ -223,17 +246,21 @@ class Supervisor:
 
     def _start_worker(self, seat):
         handle = Handle(self._core.fd, self._owner_fd)
-        worker = self._new_process(work, (handle, seat, os.getpid(), *self._arguments))
+        # Not if the program has blocked it by itself: then its workers are to inherit that.
+        hold = self._hold_interrupts and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        worker = self._new_process(work, (handle, seat, hold, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
         _starting.supervisor = self
         try:
-            with _importable_main():
+            # Ctrl-C reaches the worker too. It is held back there until the worker can ignore it (worker.py), and here until the
+            # worker is known.
+            with _importable_main(), _held_interrupts() if hold else contextlib.nullcontext():
                 worker.start()
+                self._seat_of[worker] = seat
+                self.workers.append(worker)
         finally:
             _starting.supervisor = None
-        self._seat_of[worker] = seat
-        self.workers.append(worker)
         fd = _pidfd(getattr(worker, "pid", None))
         if fd < 0:
             fd = getattr(worker, "sentinel", -1)
@@ -259,23 +286,33 @@ class Supervisor:
     def _finish(self):
         with self._lock:
             self._finishing = True
-        if self._callbacks.stop(GRACE / 2 if self._terminating else None):
-            self._core.finish()
-            if self._collector is not None:
-                self._collector.join()
-            limit = time.monotonic() + GRACE
-            while not self._core.release() and time.monotonic() < limit:
-                self._core.ring()
-                time.sleep(0.001)
-        else:
-            self._core.finish()
+        self._callbacks.stop(GRACE / 2 if self._terminating else None)
+        self._core.finish()
+        if self._collector is not None and self._collector.ident is not None:
+            self._collector.join()
+        self._core.drop_jobs()
+        limit = time.monotonic() + GRACE
+        while not self._core.release() and time.monotonic() < limit:
+            self._core.ring()
+            time.sleep(0.001)
         self._close_descriptors()
 
     def _close_descriptors(self):
-        for fd in (self._bell, self._owner_fd):
+        with self._bell_lock:
+            bell, self._bell = self._bell, -1
+        owner, self._owner_fd = self._owner_fd, -1
+        for fd in (bell, owner):
             if fd >= 0:
                 os.close(fd)
-        self._bell = self._owner_fd = -1
+
+
+@contextlib.contextmanager
+def _held_interrupts():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ GRACE = 3.0
 
 
 def start_helpers():
-    """Make what multiprocessing keeps as long as the program lives."""
+    """Make what multiprocessing keeps as long as the program lives, and give its semaphores names that tell whose they are."""
+    multiprocessing.current_process()._config["semprefix"] = _prefix()
     multiprocessing.resource_tracker.ensure_running()
     multiprocessing.forkserver.ensure_running()
     # The first shared value brings the arena that all later ones live in.
@@ -62,22 +63,17 @@ def _memory_files():
 
 
 def _shared_names():
-    return {name: f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    """Names in /dev/shm that this session made, or that this process has mapped or open. Others on this machine make names too."""
+    mine = f"sem.{_prefix()[1:]}-"
+    found = {name for name in os.listdir("/dev/shm") if name.startswith(mine)}
+    with open("/proc/self/maps") as file:
+        found.update(re.findall(r"/dev/shm/(\S+)", file.read()))
+    found.update(target.removeprefix("/dev/shm/") for _, target in _descriptors() if target.startswith("/dev/shm/"))
+    return {name: f"/dev/shm/{name}" for name in found}
 
 
-def _mapped_by_others(names):
-    """Those of the names that a process which is not ours has mapped."""
-    ours = {os.getpid()} | {one.pid for one in descendants(os.getpid())}
-    pattern = re.compile(r"/dev/shm/(\S+)")
-    mapped = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) not in ours:
-            try:
-                with open(f"/proc/{entry}/maps") as file:
-                    mapped.update(pattern.findall(file.read()))
-            except OSError:
-                continue
-    return names & mapped
+def _prefix():
+    return f"/mp{os.getpid()}"
 
 
 class Snapshot:
@@ -93,14 +89,11 @@ class Snapshot:
     def since(self, before):
         """Descriptions of what is here now and was not before."""
         left = []
-        for kind in ("children", "threads", "descriptors", "memory_files"):
+        for kind in ("children", "threads", "descriptors", "memory_files", "shared_names"):
             old = getattr(before, kind)
             left += [text for key, text in getattr(self, kind).items() if key not in old]
         if self.tasks > before.tasks:
             left.append(f"{self.tasks - before.tasks} threads unknown to Python")
-        names = self.shared_names.keys() - before.shared_names.keys()
-        if names:
-            left += [f"/dev/shm/{name}" for name in names - _mapped_by_others(names)]
         return left
 
 

@@ -211,7 +211,8 @@ static void refused_memory_changes_nothing(void)
     struct field f;
     struct rp_block b;
     field_open(&f, 1 << 20, 1 << 20);
-    struct rp_segment broken = {f.rig.seg.base, f.rig.seg.size, -1};
+    struct rp_segment broken = f.rig.seg;
+    broken.fd = -1;
     f.a.seg = &broken;
     uint64_t next = f.a.next;
     CHECK(rp_arena_alloc(&f.a, 5000, &b) == -EBADF && b.off == 0);

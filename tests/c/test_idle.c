@@ -710,11 +710,12 @@ static void patience_of_one_thread_ends_with_its_wait(void)
     struct parent_wait p = {&a, PARKING, rp_parent_arm(&a.rig.m), false};
     rp_spin_init(&spin);
     test_thread(&t, wait_for_results, &p);
-    /* The second arming is the one before the long park. */
-    while (!rp_cas_u32(&a.rig.m.h->armed, 1, 0))
-        sched_yield();
     while (!rp_load_seq(&a.rig.m.h->armed))
         sched_yield();
+    /* Longer than the short parks at the beginning of a wait: then the other one is in its long park. */
+    impatient.limit_ns = 3000000;
+    CHECK(!rp_parent_wait(&a.rig.m, a.r, 2, p.seen, &impatient, &spin));
+    impatient.limit_ns = 0;
     CHECK(!rp_parent_wait(&a.rig.m, a.r, 2, p.seen, &impatient, &spin));
     publish_one(&a);
     rp_writer_announce_now(&a.w, false);

@@ -185,10 +185,13 @@ static void impossible_sizes_are_errors(void)
 static void large_segment_is_sparse(void)
 {
     struct rp_segment s;
-    CHECK(rp_segment_create(&s, (size_t)1 << 40, RP_SEGMENT_ANY) == 0);
+    size_t size = (size_t)1 << 36;
+    CHECK(rp_segment_create(&s, size, RP_SEGMENT_ANY) == 0);
+    if (!s.base)
+        return;
     unsigned char *b = s.base;
-    b[((size_t)1 << 40) - 1] = 1;
-    b[(size_t)1 << 39] = 1;
+    b[size - 1] = 1;
+    b[size / 2] = 1;
     CHECK(backed(s.fd) == 8192);
     rp_segment_close(&s);
 }
