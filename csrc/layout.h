@@ -86,8 +86,7 @@ struct rp_header {
     uint32_t doorbell; /* enum rp_doorbell_kind */
 
     _Alignas(RP_LINE) rp_u64 tail; /* parent: one past the last committed position */
-    _Alignas(RP_LINE) rp_u64 low;  /* parent: hint, every position below is settled */
-    rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
+    _Alignas(RP_LINE) rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
     rp_u32 stop;                   /* parent: 1 = leave when there is no task left */
     _Alignas(RP_LINE) rp_u64 take; /* workers: hint, next position that nobody walks yet */
     _Alignas(RP_LINE) rp_u32 bell; /* doorbell of the parent; rung by workers and by the parent's own threads */

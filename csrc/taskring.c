@@ -61,7 +61,6 @@ void rp_producer_settle(struct rp_producer *p, uint64_t pos)
         return;
     while (p->low < p->tail && p->owner[p->low & p->m->slot_mask] != p->low + 1)
         p->low++;
-    rp_store_relaxed(&p->m->h->low, p->low);
 }
 
 /* True if no step of the protocol leads here: nobody would ever run the task. */
@@ -121,25 +120,6 @@ static struct rp_slot *try_claim(struct rp_consumer *c, uint64_t at, uint64_t *p
         c->overslept = false;
     }
     return s;
-}
-
-/* Slots of old positions are seldom left READY: only if the worker that took their stretch got stuck. While the ring moves on
- * without them nobody sweeps, so a few of them are looked at now and then. */
-static struct rp_slot *try_old(struct rp_consumer *c, uint64_t take, uint64_t tail, uint64_t *pos)
-{
-    uint64_t low = rp_load_relaxed(&c->m->h->low), half = (c->m->slot_mask + 1) / 2;
-    if (tail < low || tail - low <= half)
-        return NULL;
-    if (tail - low > c->m->slot_mask + 1)
-        low = tail - c->m->slot_mask - 1;
-    if (c->old < low || c->old >= take)
-        c->old = low;
-    for (int i = 0; i < 64 && c->old < take; i++, c->old++) {
-        struct rp_slot *s = try_claim(c, c->old, pos);
-        if (s)
-            return s;
-    }
-    return NULL;
 }
 
 static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos)
@@ -202,8 +182,6 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
         c->next = c->stop = 0;
         uint64_t tail = rp_load_seq(&h->tail); /* D, E */
         uint64_t take = rp_load_relaxed(&h->take);
-        if (++c->ticks % 8 == 0 && (s = try_old(c, take < tail ? take : tail, tail, pos)))
-            return pass_on(c, s);
         if (take >= tail) {
             s = sweep(c, tail, pos);
             c->overslept = false;

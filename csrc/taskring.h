@@ -1,10 +1,11 @@
 /* The task ring: one producer (the parent), many consumers (workers pull).
  *
- * A task lives in the slot of its position. Its state word alone says who has it; `take`, `low` and the stretches are hints, and
+ * A task lives in the slot of its position. Its state word alone says who has it; `take` and the stretches are hints, and
  * a wrong hint costs time, never a task:
  *   - a worker first walks a stretch of positions that it took by advancing `take`, claiming slot by slot;
  *   - with nothing left to take it sweeps every slot below the tail for one that is still READY, for instance in the stretch of a
  *     worker that is busy with a long task or dead. Only then it waits.
+ *   - while the ring moves on and nobody sweeps, such a slot is passed by a stretch once a lap, and claimed then.
  * READY appears only with a new tail, or (after a death) with a new `rescan`; so a worker that swept everything below the
  * tail it saw need not look again until one of the two words changes.
  *
@@ -83,12 +84,10 @@ struct rp_consumer {
     uint32_t seat;
     uint32_t rescan;   /* value of `rescan` at the last sweep */
     uint32_t stretch;  /* longest stretch to take: short while tasks prove long */
-    uint32_t ticks;    /* stretches taken */
     bool overslept;    /* the last wait ended by time-out: work that is found now was missed */
     uint64_t next, stop; /* the stretch */
     uint64_t swept;    /* every position below is known not to be READY */
     uint64_t seen;     /* tail at the last sweep */
-    uint64_t old;      /* cursor of the guard against starvation */
 };
 #define RP_STRETCH_MAX 16u
 

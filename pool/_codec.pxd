@@ -22,7 +22,6 @@ cdef class Buffer:
 
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept
-cdef bint is_scalar(unsigned char tag) noexcept
 cdef int append_value(Buffer into, object value, bint by_value) except -1
 cdef int append_values(Buffer into, object values, bint by_value) except -1
 cdef int append_pickle(Buffer into, object value, bint by_value) except -1

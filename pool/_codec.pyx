@@ -14,7 +14,6 @@ whatever the objects please. `marshal` is no substitute: it turns any object wit
 """
 
 import copyreg
-import io
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -223,11 +222,6 @@ cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
         at = simple_write(<object>key, at)
         at = simple_write(<object>item, at)
     return at
-
-
-cdef bint is_scalar(unsigned char tag) noexcept:
-    """True if decoding the value makes no container, so that it can start no garbage collection."""
-    return tag <= TAG_BYTES
 
 
 @cython.final

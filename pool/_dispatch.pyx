@@ -30,7 +30,7 @@ from libc.string cimport memcpy
 
 from pool._codec cimport (TAG_PICKLE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
-from pool._results cimport AsyncResult, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
+from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
@@ -85,11 +85,10 @@ cdef class Task:
 
 
 @cython.final
-cdef class Source:
+cdef class Source(BaseSource):
     """An iterable that cannot run user code, encoded task by task while there is room in the ring."""
     cdef Job job
     cdef object items       # iterator
-    cdef Py_ssize_t next    # index of the next task in the job
     cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
     cdef Py_ssize_t chunk   # items in a chunk; 0: single tasks
     cdef int kind
@@ -98,7 +97,6 @@ cdef class Source:
     cdef int64_t encode_ns  # adaptive: what encoding the last frame took
     cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
-    cdef bint parked        # has reached the buffersize; next() brings it back
     cdef Task stuck         # encoded, but there was no room for it
 
 
@@ -965,10 +963,7 @@ cdef class Dispatcher(Collector):
         if self.foreign or self.released:
             return
         self.closing = True
-        for job in list(self.live):
-            source = (<Job>job).source
-            if source is not None and (<Source>source).parked:
-                (<IMapIterator>job).set_length((<Source>source).next)
+        self.end_parked()
         self.ring()
         self.tidy()
         if self.unfinished:

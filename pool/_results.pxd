@@ -43,8 +43,13 @@ cdef class Collector:
     cdef int settled(self, Job job) noexcept
     cdef int wants_more(self, Job job) except -1
     cdef int resume(self, Job job) except -1
+    cdef int end_parked(self) except -1
     cdef int tidy(self) except -1
     cpdef ring(self)
+
+cdef class BaseSource:
+    cdef Py_ssize_t next         # index of the next task in the job
+    cdef bint parked             # has reached the buffersize; next() brings it back
 
 cdef class Job(Waiter):
     cdef Collector collector

@@ -298,6 +298,14 @@ cdef class Collector:
         """Goes on with the job's source if that had reached the buffersize."""
         raise NotImplementedError
 
+    cdef int end_parked(self) except -1:
+        """At close(): iterators that have reached their buffersize end with what was submitted (see stops)."""
+        for job in list(self.live):
+            source = (<Job>job).source
+            if source is not None and (<BaseSource>source).parked:
+                (<IMapIterator>job).set_length((<BaseSource>source).next)
+        return 0
+
     cdef int tidy(self) except -1:
         """Outside every critical stretch: drops the user's objects, passes on callbacks."""
         cdef list fresh
@@ -318,6 +326,10 @@ cdef class Collector:
             finally:
                 self.passing = False
         return 0
+
+
+cdef class BaseSource:
+    """An iterable that cannot run user code, from which a dispatcher draws the tasks of a job."""
 
 
 cdef class Job(Waiter):

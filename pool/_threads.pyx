@@ -17,7 +17,7 @@ from _thread import allocate_lock, get_ident
 cimport cython
 from cpython.object cimport PyObject
 
-from pool._results cimport AsyncResult, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
+from pool._results cimport AsyncResult, BaseSource, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
 from pool._worker cimport call_chunk, call_item, call_star
 
 cdef extern from "Python.h":
@@ -50,16 +50,14 @@ cdef class Task:
 
 
 @cython.final
-cdef class Source:
+cdef class Source(BaseSource):
     """An iterable that cannot run user code, from which idle workers draw their tasks."""
     cdef Job job
     cdef IMapIterator iterator      # the job, if it is one
     cdef object items               # iterator
-    cdef Py_ssize_t next            # index of the next task in the job
     cdef Py_ssize_t left            # of a map: items that are still to come
     cdef Py_ssize_t chunk           # items in a chunk; 0: single tasks
     cdef int kind
-    cdef bint parked                # has reached the buffersize; next() brings it back
 
 
 @cython.final
@@ -378,10 +376,7 @@ cdef class ThreadDispatcher(Collector):
         if self.foreign:
             return
         self.closing = True
-        for job in list(self.live):
-            source = (<Job>job).source
-            if source is not None and (<Source>source).parked:
-                (<IMapIterator>job).set_length((<Source>source).next)
+        self.end_parked()
         self.wake()
         self.tidy()
 

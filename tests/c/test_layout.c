@@ -33,7 +33,7 @@ static void parts_do_not_overlap(void)
 
 static void live_words_do_not_share_lines(void)
 {
-    static const size_t words[] = {offsetof(struct rp_header, tail), offsetof(struct rp_header, low),
+    static const size_t words[] = {offsetof(struct rp_header, tail), offsetof(struct rp_header, rescan),
                                    offsetof(struct rp_header, take), offsetof(struct rp_header, bell),
                                    offsetof(struct rp_header, chair), offsetof(struct rp_header, parked_mask)};
     for (size_t i = 1; i < sizeof words / sizeof *words; i++)

@@ -18,7 +18,6 @@ static void parent_open(struct parent *a, uint32_t nslots, uint32_t nseats, uint
         exit(125);
     a->p.tail = a->p.low = start;
     rp_store_relaxed(&a->rig.m.h->tail, start);
-    rp_store_relaxed(&a->rig.m.h->low, start);
     rp_store_relaxed(&a->rig.m.h->take, start);
 }
 
@@ -348,7 +347,7 @@ static void damaged_hints_lose_no_task(void)
                 while (commit(&a, next, &pos))
                     next++;
                 rp_store_relaxed(&a.rig.m.h->take, takes[i]);
-                rp_store_relaxed(&a.rig.m.h->low, takes[k]);
+                rp_store_relaxed(&a.rig.m.h->rescan, (uint32_t)takes[k]);
                 for (uint64_t id; (id = claim(&c[got % 2], &pos)) != UINT64_MAX || (id = claim(&c[!(got % 2)], &pos)) != UINT64_MAX;
                      got++) {
                     times[id & 255]++;
@@ -465,7 +464,7 @@ static void play(uint32_t nslots, uint64_t begin, uint64_t *seed, bool damage)
         default:
             if (damage && test_below(seed, 8) == 0) {
                 uint64_t near = a.p.tail - nslots * 2 + test_below(seed, nslots * 4);
-                rp_store_relaxed(test_below(seed, 2) ? &a.rig.m.h->take : &a.rig.m.h->low,
+                rp_store_relaxed(&a.rig.m.h->take,
                                  test_below(seed, 3) ? near : test_random(seed) | UINT64_C(1) << 50);
             }
         }
