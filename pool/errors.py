@@ -119,5 +119,9 @@ def _encode_error(error, result):
 
 
 def _add_hint(error):
-    if isinstance(error, AttributeError) and "__main__" in str(error) and hasattr(error, "add_note"):
+    try:
+        lacking = isinstance(error, AttributeError) and "__main__" in str(error)
+    except Exception:
+        return  # its __str__ is the user's
+    if lacking:
         error.add_note("Was it defined after the pool was started? Workers know what existed when they started.")

@@ -11,6 +11,7 @@ import weakref
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 
+from pool import signals
 from pool._dispatch import Dispatcher
 from pool.callbacks import CallbackRunner
 from pool.functions import FunctionEncoder
@@ -67,13 +68,15 @@ class Pool(multiprocessing.pool.Pool):
         self._callbacks = callbacks = CallbackRunner()
         factory = type(self).Process
         context = self._ctx
-        self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
-        self._supervisor = supervisor
-        callbacks.attach(self._core)
-        self._pool = supervisor.workers
-        _supervisors.add(supervisor)
-        # Before the start: if a signal handler raises in the middle of it, whatever runs already is ended with this object.
-        self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
+        # Nothing that has a descriptor may be half made when a signal handler raises.
+        with signals.held():
+            self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
+            self._supervisor = supervisor
+            callbacks.attach(self._core)
+            self._pool = supervisor.workers
+            _supervisors.add(supervisor)
+            # Before the start: if a handler raises in the middle of it, whatever runs already is ended with this object.
+            self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
         try:
             supervisor.start()
         except BaseException:
@@ -84,9 +87,10 @@ class Pool(multiprocessing.pool.Pool):
     def _equip(self, start):
         """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
         supervisor = None
+        method = _start_method(self._ctx)
         core = Dispatcher(
             seats=self._processes,
-            encode_function=FunctionEncoder(forked=_start_method(self._ctx) == "fork"),
+            encode_function=FunctionEncoder(forked=method == "fork"),
             callbacks=self._callbacks.put,
             alarm=lambda: supervisor.ring(),
             start_collector=lambda: supervisor.start_collector(),
@@ -101,7 +105,7 @@ class Pool(multiprocessing.pool.Pool):
             self._initargs,
             self._maxtasksperchild,
             self._callbacks,
-            hold_interrupts=_start_method(self._ctx) in ("fork", "spawn"),
+            method,
         )
         return core, supervisor
 

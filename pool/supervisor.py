@@ -8,12 +8,12 @@ another part of the program may have collected the exit status.
 import contextlib
 import os
 import select
-import signal
 import sys
 import threading
 import time
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
 
+from pool import signals
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, worker_lost
 from pool.worker import Handle, work
 
@@ -27,10 +27,10 @@ _starting = threading.local()
 
 class Supervisor:
     """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started.
-    hold_interrupts: whether workers inherit the signal mask of the thread that starts them.
+    method: name of the start method, or None if the context does not tell.
     """
 
-    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks, hold_interrupts):
+    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks, method):
         self.workers = []  # the pool's `_pool`: processes in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
@@ -38,26 +38,42 @@ class Supervisor:
         self._new_process = start
         self._arguments = (initializer, initargs, maxtasks)
         self._callbacks = callbacks
-        self._hold_interrupts = hold_interrupts
+        self._method = method
+        self._mask = None  # the signal mask that workers are to have; None: as they were started
         self._seat_of = {}  # process: seat
         self._watch = {}  # descriptor: process
         self._poll = select.poll()
+        self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
+        self._bell = self._owner_fd = -1
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._bell, select.POLLIN)
         self._owner_fd = _pidfd(os.getpid())
         self._closing = self._terminating = self._finishing = False
         self._lock = threading.Lock()
-        self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
         self._failed_starts = 0
         self._deserted_since = None
         self._next_try, self._delay = 0.0, BACK_OFF[0]
         self._collector = None
         self._thread = None
 
+    def __del__(self):
+        # A constructor that was interrupted; whoever came further has closed them already.
+        if hasattr(self, "_owner_fd"):
+            with signals.held():
+                self._close_descriptors()
+
     # ---- called by the pool
 
     def start(self):
         """Starts all workers, then the watching thread. If one cannot be started, ends the others and raises its error."""
+        # Ctrl-C reaches the workers too: in those that inherit the mask it is held back until they can ignore it (worker.py).
+        if self._method == "spawn":
+            # Spawn needs it, and when it starts it, it unblocks SIGINT and SIGTERM whoever has blocked them.
+            resource_tracker.ensure_running()
+        with signals.held() if self._method in ("fork", "spawn") else contextlib.nullcontext() as self._mask:
+            self._start()
+
+    def _start(self):
         try:
             self.repopulate()
             self._thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
@@ -246,21 +262,17 @@ class Supervisor:
 
     def _start_worker(self, seat):
         handle = Handle(self._core.fd, self._owner_fd)
-        # Not if the program has blocked it by itself: then its workers are to inherit that.
-        hold = self._hold_interrupts and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        worker = self._new_process(work, (handle, seat, hold, *self._arguments))
+        worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = True
         _starting.supervisor = self
         try:
-            # Ctrl-C reaches the worker too. It is held back there until the worker can ignore it (worker.py), and here until the
-            # worker is known.
-            with _importable_main(), _held_interrupts() if hold else contextlib.nullcontext():
+            with _importable_main():
                 worker.start()
-                self._seat_of[worker] = seat
-                self.workers.append(worker)
         finally:
             _starting.supervisor = None
+        self._seat_of[worker] = seat
+        self.workers.append(worker)
         fd = _pidfd(getattr(worker, "pid", None))
         if fd < 0:
             fd = getattr(worker, "sentinel", -1)
@@ -304,15 +316,6 @@ class Supervisor:
         for fd in (bell, owner):
             if fd >= 0:
                 os.close(fd)
-
-
-@contextlib.contextmanager
-def _held_interrupts():
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -33,12 +33,13 @@ class Handle:
                 os.set_inheritable(fd, False)
 
 
-def work(handle, seat, held, initializer, initargs, maxtasks):
+def work(handle, seat, mask, initializer, initargs, maxtasks):
     """The target of a worker process.
 
-    seat: which control block and ring are this worker's. held: whether SIGINT was blocked for the start of this process. maxtasks: tasks to serve, or None.
+    seat: which control block and ring are this worker's. mask: the signals to block, or None to leave that as it is.
+    maxtasks: tasks to serve, or None.
     """
-    _forget_handlers(held)
+    _forget_handlers(mask)
     try:
         worker = Worker(handle.segment, seat, load_function, encode_error)
         worker.watch(handle.owner, os.getppid())
@@ -56,13 +57,14 @@ def work(handle, seat, held, initializer, initargs, maxtasks):
         raise SystemExit(130) from None
 
 
-def _forget_handlers(held):
+def _forget_handlers(mask):
     """Python handlers that came along over fork are the parent's: they would swallow the signal that ends this process. And a
     Ctrl-C that came while this process started was meant for the parent."""
     for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if callable(signal.getsignal(number)) and signal.getsignal(number) is not default:
             signal.signal(number, default)
-    if held:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one that is pending
-        signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if mask is not None:
+        if signal.SIGINT not in mask:
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one that is pending
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
