@@ -14,6 +14,7 @@ Either makes the test run on ringpool and on the stdlib, for fork, spawn and for
 import contextlib
 import faulthandler
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -331,6 +332,25 @@ def make_gate(tmp_path):
 @pytest.fixture
 def gate(make_gate):
     return make_gate()
+
+
+@pytest.fixture
+def refuse_threads(monkeypatch):
+    """refuse_threads(name, times) makes the next starts of threads of that name fail; returns a list of those that did."""
+    real = threading.Thread.start
+    refused = []
+
+    def refuse(name, times=math.inf):
+        def start(thread):
+            if thread.name == name and len(refused) < times:
+                refused.append(name)
+                raise RuntimeError("can't start new thread")
+            real(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        return refused
+
+    return refuse
 
 
 class Background:

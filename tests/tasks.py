@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import enum
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -204,6 +205,29 @@ def is_stopped(pid):
         return file.read().rpartition(")")[2].split()[0] == "T"
 
 
+growing = []
+
+
+def give_growing():
+    """A list that grows when the gate of `grow_later` opens."""
+    growing.append([1])
+    return growing[-1]
+
+
+def grown():
+    return [1, *[bytes(2000)] * 20]
+
+
+def grow_later(gate):
+    def grow():
+        gate.pass_through()
+        for values in growing:
+            values[:] = grown()
+        gate.arrive()
+
+    threading.Thread(target=grow, daemon=True).start()
+
+
 def stop_self(gate):
     gate.arrive()
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -229,6 +253,21 @@ class Unpicklable(Exception):
     def __init__(self, message):
         super().__init__(message)
         self.lock = threading.Lock()
+
+
+class Silent(AttributeError):
+    """Cannot be printed, and its base class makes the worker look at its text."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
+class SlowlyMade(Exception):
+    """Whoever unpickles it lets other threads run meanwhile."""
+
+    def __init__(self, *args):
+        time.sleep(0.05)
+        super().__init__(*args)
 
 
 def fail(error_class, *args):
@@ -286,6 +325,23 @@ class Unprintable:
 
     def __repr__(self):
         raise RuntimeError("no repr")
+
+
+class StubbornText(str):
+    def __reduce__(self):
+        raise RuntimeError("this text does not travel")
+
+
+class PrintedStubbornly:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __repr__(self):
+        return StubbornText("stubborn")
+
+
+def give_printed_stubbornly():
+    return PrintedStubbornly()
 
 
 def give_unprintable():
@@ -385,6 +441,14 @@ def fork_and_return():
     """Both sides return from here."""
     os.fork()
     return os.getpid()
+
+
+def exit_code_of_child(code):
+    """That of a child which ends like a script does."""
+    child = os.fork()
+    if child == 0:
+        sys.exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def fork_child_and_die(gate):
@@ -585,6 +649,23 @@ class Multiplier:
     @staticmethod
     def of_nothing(value):
         return -value
+
+
+class Heavy:
+    def __init__(self):
+        self.data = bytes(5_000_000)
+
+    def size(self):
+        return len(self.data)
+
+
+def size_of(heavy):
+    return heavy.size()
+
+
+def count_heavy():
+    gc.collect()
+    return sum(type(one) is Heavy for one in gc.get_objects())
 
 
 # Iterables

@@ -1,6 +1,8 @@
 """Every call gives the values that the plain loop gives, in the order that it promises."""
 
 import itertools
+import threading
+import time
 
 import pytest
 import tasks
@@ -239,3 +241,52 @@ def test_length_that_lies(shared_pool, call, said, given):
     for chunksize in (None, 1, 2, 100):
         values = run(shared_pool, call, tasks.square, tasks.Lying(said, given), chunksize)
         assert sorted(values) == expected, chunksize
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("callers", [2, 4])
+def test_no_caller_sleeps_while_another_takes_his_result(factory, background, callers):
+    rounds = 200
+    pool = factory.Pool(2)
+    step = threading.Barrier(callers)
+
+    def use():
+        longest = 0.0
+        for value in range(rounds):
+            start = time.monotonic()
+            assert pool.apply(abs, (-value,)) == value
+            longest = max(longest, time.monotonic() - start)
+            step.wait(LIMIT)
+        return longest
+
+    start = time.monotonic()
+    users = [background(use) for _ in range(callers)]
+    longest = max(user.result(LIMIT) for user in users)
+    # Whoever is forgotten wakes after a second by himself.
+    assert longest < 0.9
+    assert time.monotonic() - start < rounds / 20
+    assert pool._core.late == 0
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_caller_that_has_his_result_leaves_no_queued_task_behind(
+    factory, make_gate, refuse_threads
+):
+    from pool._dispatch import DEFAULT_SLOTS
+
+    # Nobody but the caller collects, and he has to collect all at once.
+    refuse_threads("ringpool-collector")
+    pool = factory.Pool(2)
+    done, fed = make_gate(), make_gate()
+    first = pool.map_async(tasks.nothing, range(DEFAULT_SLOTS - 1), 1)
+    last = pool.apply_async(tasks.note, (done,))
+    queued = pool.map_async(tasks.note, [fed] * 10, 1)
+    done.wait_for(1)
+    time.sleep(0.1)
+    assert fed.arrivals() == []
+    last.get(LIMIT)
+    fed.wait_for(10)
+    queued.get(LIMIT)
+    first.get(LIMIT)

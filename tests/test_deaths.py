@@ -350,6 +350,31 @@ def test_worker_whose_child_lives_on(factory, gate, ringpool):
     wait_until(lambda: is_gone(int(child)), LIMIT)
 
 
+# Workers that stand still
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_stopped_worker_that_was_idle_delays_no_task(factory, workers):
+    pool = factory.Pool(workers)
+    # The one that answered last waits most eagerly for the next task.
+    for _ in range(50):
+        pool.apply(tasks.square, (3,))
+    for _ in range(3):
+        pid = pool.apply(tasks.getpid)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: tasks.is_stopped(pid), LIMIT)
+            for call in ("apply", "apply_async", "apply"):
+                start = time.monotonic()
+                outcome = getattr(pool, call)(tasks.getpid)
+                other = outcome if call == "apply" else outcome.get(LIMIT)
+                assert time.monotonic() - start < 0.5
+                assert other != pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    check_alive(pool, workers)
+
+
 # Death of the parent
 
 

@@ -206,6 +206,25 @@ class TestPickling:
         assert [other.get(LIMIT) for other in others] == [value**2 for value in range(20)]
         assert still_works(pool)
 
+    @pytest.mark.parametrize("chunksize", [None, 1, 7])
+    @pytest.mark.parametrize("count", [1, 20, 3000])
+    def test_map_in_which_nothing_can_be_pickled(self, shared_pool, workers_stay, count, chunksize):
+        items = [threading.Lock() for _ in range(count)]
+        with pytest.raises(TypeError, match="pickle"):
+            shared_pool.map_async(len, items, chunksize).get(LIMIT)
+        with pytest.raises(TypeError, match="pickle"):
+            shared_pool.map(len, items, chunksize)
+
+    def test_result_that_is_printed_as_what_cannot_be_pickled(self, shared_pool, workers_stay):
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
+            shared_pool.apply_async(tasks.give_printed_stubbornly).get(LIMIT)
+        assert "PrintedStubbornly" in str(caught.value)
+
+    def test_error_that_cannot_be_printed(self, shared_pool, workers_stay):
+        with pytest.raises(tasks.Silent) as caught:
+            shared_pool.apply_async(tasks.fail, (tasks.Silent, "some text")).get(LIMIT)
+        assert caught.value.args == ("some text",)
+
     @pytest.mark.parametrize("task", [tasks.give_unprintable, tasks.give_deep])
     def test_result_that_can_be_neither_pickled_nor_printed(self, shared_pool, workers_stay, task):
         with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
@@ -299,6 +318,12 @@ def test_task_that_forks_and_returns_twice(factory):
     assert pids_of(pool) == before
     pool.close()
     pool.join()
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("code, status", [(3, 3), (None, 0), ("text", 1)])
+def test_exit_status_of_a_child_of_a_task(shared_pool, workers_stay, code, status):
+    assert shared_pool.apply_async(tasks.exit_code_of_child, (code,)).get(LIMIT) == status
 
 
 # Callbacks
@@ -453,3 +478,110 @@ class TestInitializers:
         pool = factory.Pool(1, initializer=tasks.square)
         for error in self.broken(pool):
             assert type(error.__cause__) is TypeError
+
+    @pytest.mark.parametrize("size", [1000, 70_000, 1_000_000])
+    def test_error_of_any_size_is_the_cause(self, factory, size):
+        message = "x" * size
+        pool = factory.Pool(1, initializer=tasks.fail, initargs=(ValueError, message))
+        for error in self.broken(pool):
+            assert type(error.__cause__) is ValueError
+            assert error.__cause__.args == (message,)
+
+    def test_initializer_that_forks_and_returns_twice(self, factory):
+        pool = factory.Pool(1, initializer=tasks.fork_and_return)
+        before = pids_of(pool)
+        results = [pool.apply_async(tasks.getpid) for _ in range(20)]
+        assert {result.get(LIMIT) for result in results} == set(before)
+        assert still_works(pool)
+        assert pids_of(pool) == before
+
+
+# Threads of the pool that the system refuses
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+class TestRefusedThreads:
+    def check(self, pool, background):
+        """Results and callbacks come, with and without a caller who waits, and the pool ends."""
+        seen = []
+        called = threading.Event()
+        pool.apply_async(tasks.square, (2,), callback=lambda value: called.set())
+        assert called.wait(LIMIT)
+        result = pool.apply_async(tasks.square, (3,), callback=seen.append)
+        assert result.get(LIMIT) == 9
+        assert seen == [9]
+        assert still_works(pool)
+        assert list(pool.imap(tasks.square, (value for value in range(5)))) == [0, 1, 4, 9, 16]
+        pool.close()
+        background(pool.join).result(LIMIT)
+
+    def test_collector(self, factory, background, refuse_threads):
+        pool = factory.Pool(2)
+        refused = refuse_threads("ringpool-collector", 1)
+        result = pool.apply_async(tasks.square, (4,))
+        assert refused
+        assert result.get(LIMIT) == 16
+        self.check(pool, background)
+
+    def test_collector_with_callbacks_due(self, factory, background, refuse_threads):
+        pool = factory.Pool(2)
+        refused = refuse_threads("ringpool-collector", 1)
+        seen = []
+        result = pool.apply_async(tasks.square, (4,), callback=seen.append)
+        assert refused
+        assert result.get(LIMIT) == 16
+        assert seen == [16]
+        self.check(pool, background)
+
+    def test_collector_for_ever(self, factory, background, refuse_threads):
+        pool = factory.Pool(2)
+        refuse_threads("ringpool-collector")
+        seen = []
+        results = [
+            pool.apply_async(tasks.square, (value,), callback=seen.append) for value in range(50)
+        ]
+        assert [result.get(LIMIT) for result in results] == [value**2 for value in range(50)]
+        assert sorted(seen) == [value**2 for value in range(50)]
+        pool.close()
+        background(pool.join).result(LIMIT)
+
+    def test_start_of_the_collector_that_is_interrupted(self, factory, background, monkeypatch):
+        pool = factory.Pool(2)
+        real = threading.Thread.start
+        interrupted = []
+
+        def start(thread):
+            real(thread)
+            if thread.name == "ringpool-collector" and not interrupted:
+                interrupted.append(thread)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            pool.apply_async(tasks.square, (4,))
+        self.check(pool, background)
+        interrupted.clear()
+
+    @pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+    def test_feeder(self, factory, background, refuse_threads, call):
+        pool = factory.Pool(2)
+        refuse_threads("ringpool-feeder", 1)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            getattr(pool, call)(tasks.square, (value for value in range(3)))
+        self.check(pool, background)
+
+    def test_feeder_of_a_pool_that_is_closed_at_once(self, factory, background, refuse_threads):
+        pool = factory.Pool(2)
+        refuse_threads("ringpool-feeder", 1)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.imap(tasks.square, (value for value in range(3)))
+        pool.close()
+        background(pool.join).result(LIMIT)
+
+    def test_callback_thread(self, factory, background, refuse_threads):
+        pool = factory.Pool(2)
+        refuse_threads("ringpool-callbacks", 1)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.apply_async(tasks.square, (4,), callback=tasks.nothing)
+        self.check(pool, background)

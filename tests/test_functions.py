@@ -81,6 +81,28 @@ def test_more_functions_than_any_cache_holds(shared_pool):
         ]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda heavy: heavy.size, lambda heavy: functools.partial(tasks.size_of, heavy)],
+    ids=["method", "partial"],
+)
+def test_workers_do_not_hoard_callables(factory, make):
+    pool = factory.Pool(1)
+    for _ in range(10):
+        assert pool.apply(make(tasks.Heavy())) == 5_000_000
+    assert pool.apply(tasks.count_heavy) <= 1
+
+
+@pytest.mark.ringpool_only
+def test_workers_do_not_hoard_lambdas(factory):
+    pool = factory.Pool(1)
+    for _ in range(10):
+        heavy = tasks.Heavy()
+        assert pool.apply(lambda: heavy.size()) == 5_000_000
+        del heavy
+    assert pool.apply(tasks.count_heavy) <= 1
+
+
 # The stdlib pickles in a thread of its own, some time after the call.
 @pytest.mark.ringpool_only
 class TestChangesBetweenCalls:

@@ -1,10 +1,12 @@
 """imap and its relatives: one value at a time, errors at their place."""
 
+import gc
 import itertools
 import multiprocessing
 import multiprocessing.pool
 import threading
 import time
+import weakref
 
 import pytest
 import tasks
@@ -441,3 +443,79 @@ def test_base_exception_of_the_iterable_is_delivered(shared_pool, call, error):
 def test_item_that_cannot_be_pickled_fails_at_its_place(shared_pool):
     items = [0, threading.Lock(), 2]
     assert drain(shared_pool.imap(tasks.echo, items)) == [0, TypeError, 2]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_item_that_cannot_be_pickled_is_told_at_once(factory, call):
+    pool = factory.Pool(2)
+    told = [threading.Event() for _ in range(10)]
+
+    def source():
+        for event in told:
+            yield threading.Lock()
+            assert event.wait(LIMIT)
+
+    start = time.monotonic()
+    iterator = getattr(pool, call)(tasks.echo, source())
+    for event in told:
+        with pytest.raises(TypeError, match="pickle"):
+            iterator.next(LIMIT)
+        event.set()
+    with pytest.raises(StopIteration):
+        iterator.next(LIMIT)
+    # A consumer who is not woken looks again after a second.
+    assert time.monotonic() - start < len(told) / 4
+    assert pool._core.late == 0
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise ValueError("stays here")
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods(*START_METHODS)
+@pytest.mark.parametrize("items", [[Unsendable(), 1], [1, Unsendable()], [1, 2]])
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_abandoned_iterator_is_garbage(shared_pool, call, items):
+    def abandon():
+        owner = tasks.Tracked()
+        owner.iterator = getattr(shared_pool, call)(tasks.echo, items)
+        return weakref.ref(owner)
+
+    owners = [abandon() for _ in range(5)]
+    wait_until(
+        lambda: shared_pool.apply(tasks.square, (3,)) == 9
+        and gc.collect() >= 0
+        and all(owner() is None for owner in owners),
+        10,
+    )
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_large_items_are_not_read_far_ahead_of_the_workers(factory, gate, call):
+    pool = factory.Pool(2)
+    size = 2_000_000
+    count = 80
+    read = 0
+
+    def source():
+        nonlocal read
+        for _ in range(count):
+            read += 1
+            yield bytes(size)
+
+    held = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    gate.wait_for(2)
+    iterator = getattr(pool, call)(len, source())
+    wait_until(lambda: read >= 10, LIMIT, "some are read ahead")
+    time.sleep(0.3)
+    assert read <= 40
+    gate.open()
+    assert list(iterator) == [size] * count
+    for result in held:
+        result.get(LIMIT)

@@ -1,6 +1,7 @@
 """From the constructor to the end of the pool, and of the program."""
 
 import gc
+import itertools
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -11,8 +12,10 @@ import threading
 import time
 import warnings
 
+import leaks
 import pytest
 import tasks
+from alarms import Rung, alarms
 from procfs import is_gone, wait_until
 
 LIMIT = 30
@@ -110,6 +113,24 @@ def test_attributes(factory):
 
 
 @pytest.mark.with_threads
+def test_cache_holds_the_unfinished_jobs(factory, gate):
+    pool = factory.Pool(2)
+    assert not pool._cache
+    held = pool.apply_async(tasks.hold, (gate, "held"))
+    streamed = pool.imap(tasks.hold_some, [(gate, {0}, 0)])
+    gate.wait_for(2)
+    assert pool.apply_async(tasks.nothing) in pool._cache.values()
+    found = list(pool._cache.values())
+    assert held in found and streamed in found
+    assert len(found) == 3
+    del found
+    gate.open()
+    assert held.get(LIMIT) == "held"
+    assert list(streamed) == [0]
+    wait_until(lambda: not pool._cache, LIMIT)
+
+
+@pytest.mark.with_threads
 def test_repr(factory):
     pool = factory.Pool(2)
     name = f"{type(pool).__module__}.{type(pool).__qualname__}"
@@ -161,6 +182,38 @@ def test_forked_workers_see_what_was_set_before(factory):
         assert pool.map(tasks.recall, ["late"] * 10) == [None] * 10
     finally:
         tasks.state.clear()
+
+
+LIMITED = """
+import resource
+import sys
+
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+import tasks
+from implementations import Implementation
+
+def main():
+    pools = [Implementation.named(sys.argv[1]).Pool(2) for _ in range(2)]
+    for pool in pools:
+        print(pool.map(tasks.square, range(5)), flush=True)
+    print(len(bytearray(300 << 20)), flush=True)
+    for pool in pools:
+        print(pool.apply(len, (bytes(1 << 20),)), flush=True)
+        pool.close()
+        pool.join()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+def test_pools_leave_address_space_to_a_limited_program(script):
+    program = script(LIMITED)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out.splitlines() == ["[0, 1, 4, 9, 16]"] * 2 + ["314572800"] + ["1048576"] * 2
+    assert program.err == ""
 
 
 # Initializers
@@ -632,6 +685,83 @@ class TestTerminate:
         assert terminated.wait(LIMIT)
         pool.join()
 
+    def test_callback_that_outlasts_it_leaves_no_memory(self, factory):
+        before = leaks.Snapshot().memory_files
+        pool = factory.Pool(2)
+        entered, go_on = threading.Event(), threading.Event()
+
+        def callback(value):
+            entered.set()
+            go_on.wait(LIMIT)
+
+        pool.apply_async(tasks.square, (3,), callback=callback)
+        queued = [pool.apply_async(tasks.long) for _ in range(10)]
+        assert entered.wait(LIMIT)
+        try:
+            start = time.monotonic()
+            pool.terminate()
+            assert time.monotonic() - start < 2.5
+        finally:
+            go_on.set()
+        pool.join()
+        wait_until(lambda: leaks.Snapshot().memory_files.keys() <= before.keys(), 10)
+        assert all(result.ready() for result in queued)
+
+    @pytest.mark.parametrize("call", ["apply_async", "map_async"])
+    def test_task_that_is_being_pickled_is_told(self, factory, background, ringpool, call):
+        pool = factory.Pool(1)
+        assert pool.apply(tasks.square, (3,)) == 9
+        entered, go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            def __reduce__(self):
+                entered.set()
+                go_on.wait(LIMIT)
+                return int, ()
+
+        def submit():
+            arguments = (Slow(),) if call == "apply_async" else [1, Slow(), 3]
+            return getattr(pool, call)(
+                tasks.echo, arguments, callback=seen.append, error_callback=failed.append
+            )
+
+        seen, failed = [], []
+        submitter = background(submit)
+        assert entered.wait(LIMIT)
+        try:
+            pool.terminate()
+        finally:
+            go_on.set()
+        result = submitter.result(LIMIT)
+        with pytest.raises(ringpool.PoolTerminatedError):
+            result.get(LIMIT)
+        pool.join()
+        assert seen == []
+        assert [type(error) for error in failed] == [ringpool.PoolTerminatedError]
+
+    @pytest.mark.parametrize("end", ["close", "terminate"])
+    @pytest.mark.parametrize("function", [tasks.square, tasks.Multiplier(2).method])
+    def test_iterable_that_ends_the_pool(self, factory, ringpool, function, end):
+        def source():
+            getattr(pool, end)()
+            pool.join()
+            yield 1
+
+        seen = []
+        for call in (
+            lambda: pool.map(function, source()),
+            lambda: pool.map_async(function, source(), callback=seen.append).get(LIMIT),
+            lambda: pool.map_async(function, source(), error_callback=tasks.nothing).get(LIMIT),
+        ):
+            pool = factory.Pool(2)
+            assert pool.map(tasks.square, range(10)) == [value**2 for value in range(10)]
+            assert pool.apply(tasks.Multiplier(3).method, (2,)) == 6
+            with pytest.raises((ValueError, ringpool.PoolTerminatedError)) as caught:
+                call()
+            if isinstance(caught.value, ValueError):
+                assert str(caught.value) == "Pool not running"
+        assert seen == []
+
     def test_inherited_handlers_do_not_run_in_workers(self, factory, gate):
         previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:
@@ -645,6 +775,201 @@ class TestTerminate:
             assert all(result.ready() for result in results)
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+# Interrupts
+
+
+CONSTRUCTED = """
+import gc
+import sys
+import leaks
+from alarms import Rung, alarms
+from implementations import Implementation
+
+def construct(implementation, first):
+    pool = None
+    with alarms(first, 0.0002) as alarm:
+        try:
+            try:
+                alarm.armed = True
+                pool = implementation.Pool(2)
+            finally:
+                alarm.armed = False
+        except Rung:
+            return 1
+    pool.terminate()
+    pool.join()
+    return 0
+
+def main():
+    implementation = Implementation.named(sys.argv[1])
+    leaks.start_helpers()
+    # With the first come modules, of which nobody wants a half.
+    construct(implementation, 1000)
+    gc.collect()
+    before = leaks.Snapshot()
+    interrupted = sum(construct(implementation, 0.0003 * step) for step in range(1, 31))
+    left = leaks.settle(lambda: leaks.Snapshot().since(before))
+    leaks.kill_new_children(before)
+    print(*left, "interrupted" if interrupted else "never interrupted", sep="\\n", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_construction_that_is_interrupted_leaves_nothing(script):
+    program = script(CONSTRUCTED)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "interrupted\n"
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_interrupted_callers_lose_no_callback(factory, background):
+    pool = factory.Pool(2)
+    results, seen = [], []
+    numbers = itertools.count()
+    rung = 0
+    # What a handler raises while a function is pickled is that job's error, as any that pickling raises.
+    pool.apply_async(tasks.echo, (0,), callback=repr).get(LIMIT)
+    deadline = time.monotonic() + 1.0
+    with alarms(0.0007, 0.0007) as alarm:
+        while time.monotonic() < deadline:
+            try:
+                try:
+                    alarm.armed = True
+                    while time.monotonic() < deadline:
+                        number = next(numbers)
+                        result = pool.apply_async(tasks.echo, (number,), callback=seen.append)
+                        results.append((number, result))
+                        if number % 20 == 0:
+                            result.get(LIMIT)
+                finally:
+                    alarm.armed = False
+            except Rung:
+                rung += 1
+    assert rung > 10
+    for number, result in results:
+        assert result.get(LIMIT) == number
+    wait_until(lambda: not pool._cache, LIMIT)
+    pool.close()
+    background(pool.join).result(LIMIT)
+    assert len(seen) == len(set(seen))
+    assert {number for number, _ in results} <= set(seen)
+
+
+class Interrupting:
+    """A dispatcher whose caller gets a Ctrl-C when the job is submitted and nobody waits for it yet."""
+
+    def __init__(self, core):
+        self._core = core
+
+    def __getattr__(self, name):
+        def call(*args):
+            getattr(self._core, name)(*args)
+            raise KeyboardInterrupt
+
+        return call
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool, gate: pool.map(tasks.square, range(10_000), 1),
+        lambda pool, gate: pool.map(tasks.square, range(10_000)),
+        lambda pool, gate: pool.apply(tasks.note, (gate,)),
+    ],
+    ids=["map one by one", "map", "apply"],
+)
+@pytest.mark.parametrize("used", [False, True], ids=["never used", "used"])
+def test_interrupt_between_submission_and_wait(factory, gate, background, monkeypatch, call, used):
+    pool = factory.Pool(2)
+    if used:
+        pool.apply_async(tasks.square, (3,)).get(LIMIT)
+    monkeypatch.setattr(pool, "_core", Interrupting(pool._core))
+    with pytest.raises(KeyboardInterrupt):
+        call(pool, gate)
+    monkeypatch.undo()
+    start = time.monotonic()
+    pool.close()
+    background(pool.join).result(LIMIT)
+    assert time.monotonic() - start < 5
+
+
+class Interruption:
+    """Brings a Ctrl-C to the program that pickles it."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGINT)
+        return int, ()
+
+
+INTERRUPTED_CALLS = {
+    "apply": lambda pool, value: pool.apply(tasks.echo, (value,)),
+    "apply_async": lambda pool, value: pool.apply_async(tasks.echo, (value,)),
+    "map": lambda pool, value: pool.map(tasks.echo, [0, 1, value, 3]),
+    "map one by one": lambda pool, value: pool.map(tasks.echo, [0, 1, value, 3], 1),
+    "map in chunks": lambda pool, value: pool.map(tasks.echo, [0, 1, value, 3], 2),
+    "map_async": lambda pool, value: pool.map_async(tasks.echo, [0, 1, value, 3], 1),
+    "starmap": lambda pool, value: pool.starmap(tasks.echo, [(0,), (value,)], 1),
+    "imap": lambda pool, value: pool.imap(tasks.echo, [0, value, 2]),
+}
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("call", INTERRUPTED_CALLS.values(), ids=INTERRUPTED_CALLS.keys())
+def test_interrupt_while_arguments_are_pickled(shared_pool, gate, call):
+    # It is not to wait for them.
+    held = [shared_pool.apply_async(tasks.hold, (gate, value)) for value in range(2)]
+    gate.wait_for(2)
+    with pytest.raises(KeyboardInterrupt):
+        call(shared_pool, Interruption())
+    assert not any(result.ready() for result in held)
+    gate.open()
+    assert [result.get(LIMIT) for result in held] == [0, 1]
+    assert shared_pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+    assert list(shared_pool.imap(tasks.square, range(5))) == [0, 1, 4, 9, 16]
+    wait_until(lambda: not shared_pool._cache, LIMIT)
+
+
+STARTED = """
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(3)
+    try:
+        print("made", flush=True)
+        tasks.long()
+    except KeyboardInterrupt:
+        print(pool.map(tasks.square, range(4), 1), flush=True)
+    pool.close()
+    pool.join()
+    print("done", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork", "spawn")
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15])
+def test_keyboard_interrupt_while_workers_start(script, delay):
+    program = script(STARTED)
+    program.wait_for_line()
+    time.sleep(delay)
+    program.signal_all(signal.SIGINT)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "made\n[0, 1, 4, 9]\ndone\n"
+    assert program.err == ""
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
 
 
 INTERRUPTED = """
@@ -715,16 +1040,13 @@ def test_keyboard_interrupt_of_idle_workers_is_silent(script, gate):
     assert program.err == ""
 
 
-@pytest.mark.ringpool_only
-@pytest.mark.start_methods("fork")
-def test_forked_child_cannot_use_the_pool(factory):
-    pool = factory.Pool(2)
+def answer_of_child(call):
+    """What the call raises, or gives, in a forked child."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            pool.apply_async(tasks.square, (3,))
-            answer = "accepted"
+            answer = f"gave {call()!r}"
         except BaseException as error:
             answer = f"{type(error).__name__} {error}"
         os.write(writer, answer.encode())
@@ -732,10 +1054,36 @@ def test_forked_child_cannot_use_the_pool(factory):
     os.close(writer)
     with open(reader) as file:
         answer = file.read()
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    return answer
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_forked_child_cannot_use_the_pool(factory):
+    pool = factory.Pool(2)
+    answer = answer_of_child(lambda: pool.apply_async(tasks.square, (3,)))
     assert answer.startswith("RuntimeError")
     assert str(os.getpid()) in answer
     assert pool.map(tasks.square, range(10)) == [value**2 for value in range(10)]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("buffersize", [1, 4])
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_forked_child_cannot_read_on(factory, call, buffersize):
+    pool = factory.Pool(2)
+    for source in (range(100), (value for value in range(100))):
+        iterator = getattr(pool, call)(tasks.echo, source, buffersize=buffersize)
+        values = [next(iterator)]
+        # Now the results of the others are there, which the child has only to take.
+        assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+        answer = answer_of_child(lambda: next(iterator))
+        assert answer.startswith(f"RuntimeError pool belongs to process {os.getpid()}")
+        values += iterator
+        assert sorted(values) == list(range(100))
 
 
 FORKED_CHILD = """

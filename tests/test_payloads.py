@@ -7,6 +7,8 @@ import math
 import pathlib
 import struct
 import sys
+import time
+import weakref
 
 import pytest
 import tasks
@@ -272,6 +274,60 @@ def test_large_and_small_mixed(shared_pool):
     payloads = [tasks.pattern(size, number) for number, size in enumerate(sizes)]
     assert list(shared_pool.imap(tasks.echo, payloads)) == payloads
     assert shared_pool.map(tasks.echo, payloads) == payloads
+
+
+# Values that change under way
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_arguments_that_grow_as_the_caller_makes_room(factory, gate, refuse_threads):
+    from pool._dispatch import DEFAULT_SLOTS
+
+    # Nobody but the caller collects, and only when the ring is full.
+    refuse_threads("ringpool-collector")
+    pool = factory.Pool(1)
+    arguments = [1]
+    dropped = pool.apply_async(tasks.nothing)
+    watch = weakref.ref(dropped, lambda _: arguments.extend(bytes(3000)))
+    del dropped
+    results = [pool.apply_async(tasks.square, (value,)) for value in range(DEFAULT_SLOTS - 2)]
+    results.append(pool.apply_async(tasks.note, (gate, 7)))
+    gate.wait_for(1)
+    assert watch() is not None
+    grown = pool.apply_async(tasks.collect, arguments)
+    assert watch() is None
+    later = [pool.apply_async(tasks.square, (value,)) for value in range(500)]
+    assert grown.get(LIMIT) in (((1,), {}), ((1, *bytes(3000)), {}))
+    assert [result.get(LIMIT) for result in later] == [value**2 for value in range(500)]
+    assert results.pop().get(LIMIT) == 7
+    assert [result.get(LIMIT) for result in results] == [
+        value**2 for value in range(DEFAULT_SLOTS - 2)
+    ]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_result_that_grows_while_it_waits_for_room(factory, make_gate, refuse_threads):
+    refuse_threads("ringpool-collector")
+    pool = factory.Pool(1)
+    before = [worker.pid for worker in pool._pool]
+    gate = make_gate()
+    pool.apply(tasks.grow_later, (gate,))
+    # Nobody collects, so that the lists come to the end of the result ring, wherever that is.
+    large = [pool.apply_async(tasks.pattern, (240, seed)) for seed in range(900)]
+    lists = [pool.apply_async(tasks.give_growing) for _ in range(1000)]
+    later = [pool.apply_async(tasks.square, (value,)) for value in range(100)]
+    time.sleep(0.3)
+    gate.open()
+    gate.wait_for(1)
+    assert [result.get(LIMIT) for result in large] == [
+        tasks.pattern(240, seed) for seed in range(900)
+    ]
+    for result in lists:
+        assert result.get(LIMIT) in ([1], tasks.grown())
+    assert [result.get(LIMIT) for result in later] == [value**2 for value in range(100)]
+    assert [worker.pid for worker in pool._pool] == before
 
 
 @pytest.mark.slow

@@ -100,6 +100,32 @@ def test_several_threads_wait_for_one_result(shared_pool, gate, background):
     assert [waiter.result() for waiter in waiters] == ["for all"] * 4 + [None] * 2
 
 
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods(*START_METHODS)
+@pytest.mark.parametrize("call", ["apply_async", "map_async"])
+def test_several_threads_get_the_same_error(shared_pool, background, call):
+    if call == "apply_async":
+        result = shared_pool.apply_async(tasks.fail, (tasks.SlowlyMade, "once"))
+    else:
+        items = [(tasks.SlowlyMade, {1}, value) for value in range(3)]
+        result = shared_pool.map_async(tasks.raise_on, items)
+    result.wait(LIMIT)
+
+    def error():
+        try:
+            result.get(LIMIT)
+        except Exception as error:
+            return error
+
+    readers = [background(error) for _ in range(6)]
+    errors = [reader.result() for reader in readers]
+    assert type(errors[0]) is tasks.SlowlyMade
+    assert all(error is errors[0] for error in errors)
+    with pytest.raises(tasks.SlowlyMade) as caught:
+        result.get(LIMIT)
+    assert caught.value is errors[0]
+
+
 def test_results_outlive_close_and_join(factory):
     pool = factory.Pool(2)
     results = [pool.apply_async(tasks.square, (value,)) for value in range(20)]
@@ -325,6 +351,33 @@ def test_arguments_of_finished_tasks_are_not_kept_alive(shared_pool):
     # A worker of a ThreadPool holds the last task it has done until it is given another.
     shared_pool.map(tasks.nothing, range(100), 1)
     wait_until(lambda: gc.collect() >= 0 and all(one() is None for one in references), 10)
+
+
+@pytest.mark.ringpool_only
+def test_finalizers_use_the_pool_while_results_are_collected(factory):
+    pool = factory.Pool(2)
+    values = []
+
+    class Cyclic:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            values.append(pool.apply(tasks.square, (3,)))
+
+    kept = []
+    thresholds = gc.get_threshold()
+    gc.set_threshold(200)
+    try:
+        for _ in range(60):
+            Cyclic()
+            # Rows of tuples, so that decoding them makes work for the garbage collector.
+            kept.append(pool.map(tasks.wrap, range(300)))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
+    assert values == [9] * 60
+    assert kept == [[("seen", value) for value in range(300)]] * 60
 
 
 # The stdlib pickles in a thread of its own, some time after the call.
