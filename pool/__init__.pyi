@@ -1,9 +1,8 @@
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import TimeoutError as TimeoutError
 from multiprocessing import pool as _stdlib
 from multiprocessing.context import BaseContext
-from multiprocessing.pool import MaybeEncodingError as MaybeEncodingError
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -11,6 +10,10 @@ _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 __version__: str
+
+class MaybeEncodingError(Exception):
+    exc: str
+    value: str
 
 class RemoteTraceback(Exception):
     tb: str
@@ -80,10 +83,10 @@ class Pool(_stdlib.Pool):
     ) -> MapResult[_T]: ...
     def imap(  # type: ignore[override]
         self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1, *, buffersize: int | None = None
-    ) -> Iterator[_T]: ...
+    ) -> IMapIterator[_T]: ...
     def imap_unordered(  # type: ignore[override]
         self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1, *, buffersize: int | None = None
-    ) -> Iterator[_T]: ...
+    ) -> IMapIterator[_T]: ...
     def istarmap(
         self,
         func: Callable[..., _T],
@@ -91,7 +94,7 @@ class Pool(_stdlib.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
+    ) -> IMapIterator[_T]: ...
     def istarmap_unordered(
         self,
         func: Callable[..., _T],
@@ -99,7 +102,7 @@ class Pool(_stdlib.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
+    ) -> IMapIterator[_T]: ...
     def close(self) -> None: ...
     def terminate(self) -> None: ...
     def join(self) -> None: ...

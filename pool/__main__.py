@@ -5,6 +5,7 @@ added to the command line by its line in `COMMANDS`.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -36,17 +37,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for bad arguments, 130 after Ctrl-C, else the command's own."""
+    """Run one command and return its exit code: 2 for bad arguments, 130 after Ctrl-C, 141 if nobody reads, else its own."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.run is None:
         parser.print_help()
         return 2
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":
