@@ -31,6 +31,7 @@ setup(
         [
             extension("_codec"),
             extension("_results"),
+            extension("_signals"),
             extension("_dispatch", CORE),
             extension("_worker", CORE),
             extension("_threads"),

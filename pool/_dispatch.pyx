@@ -98,16 +98,15 @@ cdef class Source(BaseSource):
     cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
     cdef Task stuck         # encoded, but there was no room for it
+    cdef tuple again        # (item or chunk,) whose encoding a Ctrl-C broke off that was not meant for it; or None
 
 
 cdef object END = object()
 
 
-cdef int raise_interrupt(object error) except -1:
-    """Ctrl-C belongs to the main thread, whatever that was just doing for the pool."""
-    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-        raise error
-    return 0
+cdef bint is_interrupt(object error) except -1:
+    """True for a Ctrl-C: it belongs to the main thread, whatever that was just doing for the pool."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 cdef object following(object iterator):
@@ -333,12 +332,12 @@ cdef class Dispatcher(Collector):
                 self.commit(slot, pos, job, index, 0, kind)
                 rp_producer_kick(&self.producer)
                 return 1
-        task = self.encoded(job, index, 0, kind, value)
+        task = self.encoded(job, index, 0, kind, value, job)
         if task is not None and (self.backlog or not self.commit_task(task)):
             self.pending.append(task)
             self.backlog = True
             self.collect()
-        self.pump()
+        self.pump(job)
         return 0
 
     cdef int announce(self) except -1:
@@ -349,8 +348,9 @@ cdef class Dispatcher(Collector):
                 self.ring()
         return 0
 
-    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value):
-        """The task, ready for a slot; None if it could not be encoded, which is then its outcome."""
+    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value, Job mine):
+        """The task, ready for a slot; None if it could not be encoded, which is then its outcome. mine: the job for which this
+        thread is here, or None: a Ctrl-C is raised, and is no outcome for a job of somebody else."""
         cdef Task task = Task.__new__(Task)
         task.job = job
         task.index = index
@@ -363,9 +363,12 @@ cdef class Dispatcher(Collector):
             else:
                 append_value(task.data, value, True)
         except BaseException as error:
-            job.place(index, count, failure_of(error))
-            self.announce()
-            raise_interrupt(error)
+            interrupt = is_interrupt(error)
+            if not interrupt or job is mine:
+                job.place(index, count, failure_of(error))
+                self.announce()
+            if interrupt:
+                raise
             return None
         return task
 
@@ -423,8 +426,9 @@ cdef class Dispatcher(Collector):
         self.commit(slot, pos, task.job, task.index, task.count, task.kind)
         return True
 
-    cdef int pump(self, int64_t deadline=0) except -1:
-        """Moves the backlog into the ring, as far as there is room. deadline: when to leave the rest to others; 0: never."""
+    cdef int pump(self, Job mine, int64_t deadline=0) except -1:
+        """Moves the backlog into the ring, as far as there is room. mine: see `encoded`. deadline: when to leave the rest to
+        others; 0: never."""
         cdef Source source
         if self.released or self.foreign:
             return 0
@@ -437,7 +441,7 @@ cdef class Dispatcher(Collector):
                     done = self.commit_task(<Task>first)
                 else:
                     source = <Source>first
-                    done = self.feed(source, deadline)
+                    done = self.feed(source, mine, deadline)
             finally:
                 if not done:
                     self.pending.appendleft(first)
@@ -449,7 +453,7 @@ cdef class Dispatcher(Collector):
         self.announce()
         return 0
 
-    cdef int feed(self, Source source, int64_t deadline) except -1:
+    cdef int feed(self, Source source, Job mine, int64_t deadline) except -1:
         """1: the source needs no attention now, it is exhausted or parked at its buffersize. 0: there is no room for more, or the
         deadline is over."""
         cdef IMapIterator iterator = <IMapIterator>source.job if isinstance(source.job, IMapIterator) else None
@@ -473,7 +477,7 @@ cdef class Dispatcher(Collector):
                 source.parked = True
                 return 1
             try:
-                fed = self.feed_single(source) if source.chunk == 0 else self.feed_chunk(source)
+                fed = self.feed_single(source, mine) if source.chunk == 0 else self.feed_chunk(source, mine)
             except Exception as error:
                 # The iterator itself.
                 source.job.place(source.next, 1, failure_of(error))
@@ -487,14 +491,14 @@ cdef class Dispatcher(Collector):
             iterator.set_length(source.next)
         return fed != 0
 
-    cdef int feed_single(self, Source source) except -1:
+    cdef int feed_single(self, Source source, Job mine) except -1:
         """1: one task went out. 0: no room. 2: no items left."""
         cdef uint64_t pos = 0
         cdef Py_ssize_t size
         cdef rp_slot *slot = rp_producer_next(&self.producer, &pos)
         if slot == NULL:
             return 0
-        item = following(source.items)
+        item = self.next_of(source)
         if item is END:
             return 2
         source.next += 1
@@ -505,10 +509,23 @@ cdef class Dispatcher(Collector):
             slot.len = size
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
         else:
-            source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item)
+            try:
+                source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine)
+            except BaseException:
+                if source.job is not mine:
+                    source.next -= 1
+                    source.again = (item,)
+                raise
         return 1
 
-    cdef int feed_chunk(self, Source source) except -1:
+    cdef object next_of(self, Source source):
+        """The next item, or END; what could not be encoded the last time comes first."""
+        if source.again is None:
+            return following(source.items)
+        again, source.again = source.again, None
+        return again[0]
+
+    cdef int feed_chunk(self, Source source, Job mine) except -1:
         """As feed_single, for a chunk."""
         cdef Py_ssize_t n = source.chunk, i
         cdef int64_t begin
@@ -520,6 +537,9 @@ cdef class Dispatcher(Collector):
             if source.flying >= self.frames_ahead(source, n):
                 return 0
         chunk = []
+        if source.again is not None:
+            chunk = self.next_of(source)
+            n = 0
         for i in range(n):
             item = following(source.items)
             if item is END:
@@ -533,7 +553,14 @@ cdef class Dispatcher(Collector):
             source.left -= n
         i = source.next
         source.next += n if in_map else 1
-        source.stuck = self.encoded(source.job, i, n, source.kind, chunk)
+        try:
+            source.stuck = self.encoded(source.job, i, n, source.kind, chunk, mine)
+        except BaseException:
+            if source.job is not mine:
+                source.left += n if in_map else 0
+                source.next = i
+                source.again = (chunk,)
+            raise
         source.encode_ns = rp_now_ns() - begin
         return 1
 
@@ -592,14 +619,13 @@ cdef class Dispatcher(Collector):
         self.submitted(sync)
         return job
 
-    def pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize):
-        """Feeds an iterator that runs no user code."""
+    cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
         if not job.done:
             source = self.source_of(job, items, star, chunksize, False)
             (<Source>source).left = -1
             job.source = source
             self.enqueue(<Source>source, False)
-        self.submitted(False)
+        return self.submitted(False)
 
     cdef Source source_of(self, Job job, items, bint star, Py_ssize_t chunksize, bint adaptive):
         cdef Source source = Source.__new__(Source)
@@ -615,7 +641,7 @@ cdef class Dispatcher(Collector):
         source.job.source = source
         self.pending.append(source)
         self.backlog = True
-        self.pump(0 if sync else rp_now_ns() + SUBMIT_NS)
+        self.pump(source.job, 0 if sync else rp_now_ns() + SUBMIT_NS)
         return 0
 
     cdef int submitted(self, bint sync) except -1:
@@ -629,7 +655,8 @@ cdef class Dispatcher(Collector):
         if start is not None:
             if start():
                 self.start_collector = None
-        elif self.dormant:
+        # It may run already, and sleep: an interrupt can have hidden that it was started.
+        if self.dormant:
             self.poke()
         return 0
 
@@ -638,11 +665,11 @@ cdef class Dispatcher(Collector):
         if count == 0:
             self.put(job, index, TASK_STAR if star else TASK_ITEM, value)
         else:
-            task = self.encoded(job, index, count, TASK_CHUNK_STAR if star else TASK_CHUNK, value)
+            task = self.encoded(job, index, count, TASK_CHUNK_STAR if star else TASK_CHUNK, value, job)
             if task is not None:
                 self.pending.append(task)
                 self.backlog = True
-                self.pump()
+                self.pump(job)
         return 0
 
     cdef bint has_room(self) noexcept:
@@ -654,7 +681,7 @@ cdef class Dispatcher(Collector):
             source.parked = False
             self.pending.append(source)
             self.backlog = True
-            self.pump()
+            self.pump(job)
         return 0
 
     # ---- collect
@@ -834,7 +861,7 @@ cdef class Dispatcher(Collector):
         self.check()
         self.collect()
         if self.backlog:
-            self.pump()
+            self.pump(None)
         self.tidy()
         return 0
 
@@ -846,6 +873,7 @@ cdef class Dispatcher(Collector):
         cdef rp_spin spin
         cdef uint32_t seen
         cdef bint fresh = True, unread
+        cdef Job mine = <Job>waiter if isinstance(waiter, Job) else None
         self.check()
         if timeout >= 0:
             deadline = rp_now_ns() + <int64_t>(min(timeout, 1e9) * 1e9)
@@ -856,16 +884,16 @@ cdef class Dispatcher(Collector):
                 seen = rp_parent_arm(&self.map)
                 self.collect()
                 if self.backlog and not waiter.satisfied():
-                    self.pump()
+                    self.pump(mine)
                 if self.trash or self.due or self.closing:
                     self.tidy()
                 if waiter.satisfied():
                     # What was collected made room in the ring, and nobody else may look for a while.
                     if self.backlog:
-                        self.pump()
+                        self.pump(mine)
                     return 1
-                if self.callback_thread is not None and isinstance(waiter, Job):
-                    self.refuse_deadlock(<Job>waiter)
+                if self.callback_thread is not None and mine is not None:
+                    self.refuse_deadlock(mine)
                 if deadline >= 0:
                     left = deadline - rp_now_ns()
                     if left <= 0:
@@ -940,7 +968,7 @@ cdef class Dispatcher(Collector):
                 ticks = 0
                 bell = rp_parent_arm(&self.map)
                 if self.backlog:
-                    self.pump()
+                    self.pump(None)
                 patience.limit_ns = OVERDUE_NS if fresh else -1
                 with nogil:
                     unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, bell, &patience, &spin)
@@ -953,7 +981,7 @@ cdef class Dispatcher(Collector):
                         continue
                 self.collect()
                 if self.backlog:
-                    self.pump()
+                    self.pump(None)
                 self.tidy()
 
     # ---- life

@@ -34,6 +34,7 @@ cdef class Collector:
     cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1
     cdef object function_for(self, object target)
     cdef int submitted(self, bint sync) except -1
+    cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1
     cdef bint has_room(self) noexcept
     cdef bint stops(self, IMapIterator job) noexcept

@@ -161,14 +161,30 @@ cdef class Collector:
         """After a job, or a feeder's last task, was handed over."""
         return self.tidy()
 
-    def submit_iterator(self, pool, target, bint star, bint unordered, Py_ssize_t buffersize):
-        """IMapIterator without tasks yet: `pull` or a feeder give them."""
+    def submit_iterator(self, pool, target, iterable, bint star, bint unordered, Py_ssize_t chunksize, Py_ssize_t buffersize,
+                        start_feeder):
+        """IMapIterator. start_feeder: None if iterating runs no user code; else a function of (function, args) that starts a
+        thread which calls it. Raises what that raises: RuntimeError when there are no more threads."""
         cdef IMapIterator job = (IMapUnorderedIterator if unordered else IMapIterator).__new__(
             IMapUnorderedIterator if unordered else IMapIterator)
         job.buffersize = buffersize
         job.limited = buffersize > 0
         self.begin(job, pool, target, None, None)
+        try:
+            if start_feeder is None:
+                self.pull(job, iter(iterable), star, chunksize)
+            else:
+                start_feeder(self.run_feeder, (job, iterable, star, chunksize))
+        except BaseException as error:
+            # Nobody has the handle, and nobody may be there to feed it: close() and join() would wait for ever.
+            job.abort(error)
+            self.submitted(False)
+            raise
         return job
+
+    cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
+        """Feeds an iterator that runs no user code."""
+        raise NotImplementedError
 
     def failed(self, pool, error, callback, error_callback):
         """A MapResult that has failed before it had a task."""
@@ -230,11 +246,6 @@ cdef class Collector:
         job.set_length(i)
         self.submitted(False)
         self.ring()
-
-    def give_up(self, IMapIterator job, error):
-        """No feeder can serve the job: it ends with this error."""
-        job.abort(error)
-        self.submitted(False)
 
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
         """A task from a feeder. count: items in `value`, a list; 0: a single one."""

@@ -144,12 +144,11 @@ cdef class ThreadDispatcher(Collector):
         self.submitted(sync)
         return job
 
-    def pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize):
-        """Feeds an iterator that runs no user code."""
+    cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
         cdef Source source = self.source_of(job, items, star, chunksize)
         source.iterator = job
         self.enqueue(job, source)
-        self.submitted(False)
+        return self.submitted(False)
 
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
         cdef Task task = Task.__new__(Task)

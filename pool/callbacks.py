@@ -3,6 +3,8 @@
 import queue
 import threading
 
+from pool import _signals as signals
+
 
 class CallbackRunner:
     """Starts its thread with the first job that has a callback."""
@@ -23,7 +25,8 @@ class CallbackRunner:
 
     def start(self):
         """Before the first job that has a callback. Does nothing when the thread runs."""
-        with self._lock:
+        # A signal handler that submits a job while this thread has the lock would wait for itself.
+        with signals.held(), self._lock:
             if self._thread is None and not self._stopped:
                 thread = threading.Thread(target=self._run, name="ringpool-callbacks", daemon=True)
                 thread.start()
@@ -31,7 +34,7 @@ class CallbackRunner:
 
     def stop(self, timeout=None):
         """Ends the thread after the callbacks that are due. True when it has ended, False after `timeout` seconds."""
-        with self._lock:
+        with signals.held(), self._lock:
             self._stopped = True
         thread = self._thread
         if thread is None:

@@ -11,7 +11,7 @@ import weakref
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 
-from pool import signals
+from pool import _signals as signals
 from pool._dispatch import Dispatcher
 from pool.callbacks import CallbackRunner
 from pool.functions import FunctionEncoder
@@ -68,19 +68,22 @@ class Pool(multiprocessing.pool.Pool):
         self._callbacks = callbacks = CallbackRunner()
         factory = type(self).Process
         context = self._ctx
-        # Nothing that has a descriptor may be half made when a signal handler raises.
-        with signals.held():
-            self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
-            self._supervisor = supervisor
-            callbacks.attach(self._core)
-            self._pool = supervisor.workers
-            _supervisors.add(supervisor)
-            # Before the start: if a handler raises in the middle of it, whatever runs already is ended with this object.
-            self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
+        self._supervisor = self._terminate = None
         try:
-            supervisor.start()
+            # No process, thread or descriptor may be half made when a signal handler raises.
+            with signals.held():
+                self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
+                callbacks.attach(self._core)
+                self._pool = supervisor.workers
+                _supervisors.add(supervisor)
+                supervisor.start()
+                self._supervisor = supervisor
+                self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
         except BaseException:
-            self._terminate()
+            # Ctrl-C while all was being made: it is whole, and nobody will ever have it.
+            if self._terminate is not None:
+                self._terminate()
+                self._supervisor.wait(self._terminate_limit)
             raise
         self._state = RUN
 
@@ -251,20 +254,20 @@ class Pool(multiprocessing.pool.Pool):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         chunksize = operator.index(chunksize)
-        result = self._core.submit_iterator(self, func, star, unordered, buffersize or 0)
-        if type(iterable) in _HARMLESS:
-            items = tuple(iterable) if type(iterable) is list and buffersize is None else iterable
-            self._core.pull(result, iter(items), star, chunksize)
-        else:
-            arguments = (result, iterable, star, chunksize)
-            try:
-                threading.Thread(target=self._core.run_feeder, args=arguments, name="ringpool-feeder", daemon=True).start()
-            except RuntimeError as error:  # the system or a dying interpreter gives no more threads
-                self._core.give_up(result, error)
-                raise
+        harmless = type(iterable) in _HARMLESS
+        if type(iterable) is list and buffersize is None:
+            # A copy: the caller may change his list while tasks are still to be fed.
+            iterable = tuple(iterable)
+        result = self._core.submit_iterator(
+            self, func, iterable, star, unordered, chunksize, buffersize or 0, None if harmless else _start_feeder
+        )
         if chunksize == 1:
             return result
         return (item for chunk in result for item in chunk)
+
+
+def _start_feeder(feed, args):
+    signals.start(threading.Thread(target=feed, args=args, name="ringpool-feeder", daemon=True))
 
 
 def _end(supervisor, limit):

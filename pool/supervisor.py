@@ -13,7 +13,7 @@ import threading
 import time
 from multiprocessing import resource_tracker, util
 
-from pool import signals
+from pool import _signals as signals
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, worker_lost
 from pool.worker import Handle, work
 
@@ -66,26 +66,13 @@ class Supervisor:
 
     def start(self):
         """Starts all workers, then the watching thread. If one cannot be started, ends the others and raises its error."""
-        # Ctrl-C reaches the workers too: in those that inherit the mask it is held back until they can ignore it (worker.py).
-        if self._method == "spawn":
-            # Spawn needs it, and when it starts it, it unblocks SIGINT and SIGTERM whoever has blocked them.
-            resource_tracker.ensure_running()
-        with signals.held() if self._method in ("fork", "spawn") else contextlib.nullcontext() as self._mask:
-            self._start()
-
-    def _start(self):
         try:
             self.repopulate()
-            self._thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="ringpool-supervisor", daemon=True)
+            signals.start(thread)
+            self._thread = thread
         except BaseException:
             self._terminating = True
-            if self._thread is not None and self._thread.ident is not None:
-                # An interrupt came while it was starting: it runs, and cleans up alone.
-                self.ring()
-                self.wait(2 * GRACE)
-                raise
-            self._thread = None
             self._end_workers()
             for worker in self.workers:
                 worker.join()  # a context may make processes of its own kind, which no descriptor tells about
@@ -95,7 +82,14 @@ class Supervisor:
 
     def repopulate(self):
         """Starts workers until there are as many as there should be. OSError if the system refuses."""
-        with self._lock:
+        if self._method == "spawn":
+            # Spawn needs it, and when it starts it, it unblocks SIGINT and SIGTERM whoever has blocked them.
+            resource_tracker.ensure_running()
+        # Ctrl-C reaches the workers too: those that inherit the mask do not see it until they can ignore it (worker.py).
+        inherited = self._method in ("fork", "spawn")
+        with signals.held(block=inherited) as mask, self._lock:
+            if self._mask is None and inherited:
+                self._mask = mask
             taken = set(self._seat_of.values())
             for seat in range(self._processes):
                 if seat not in taken and not self._terminating and not self._finishing:
@@ -104,18 +98,18 @@ class Supervisor:
 
     def start_collector(self):
         """The dispatcher asks for this when a job must be collected by somebody who does not wait for it. True if it runs."""
-        with self._lock:
+        # A signal handler that submits a job while this thread has the lock would wait for itself.
+        with signals.held(), self._lock:
             if self._finishing:
                 return False
-            if self._collector is not None and self._collector.ident is not None:
-                return True  # an interrupt hid that it was started
-            self._collector = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
-            try:
-                self._collector.start()
-            except RuntimeError as error:  # no more threads: callers still collect for themselves
-                util.debug("the collector thread could not be started: %r", error)
-                self._collector = None
-                return False
+            if self._collector is None:
+                thread = threading.Thread(target=self._core.run_collector, name="ringpool-collector", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads: callers still collect for themselves
+                    util.debug("the collector thread could not be started: %r", error)
+                    return False
+                self._collector = thread
             return True
 
     def close(self):
@@ -300,7 +294,7 @@ class Supervisor:
             self._finishing = True
         self._callbacks.stop(GRACE / 2 if self._terminating else None)
         self._core.finish()
-        if self._collector is not None and self._collector.ident is not None:
+        if self._collector is not None:
             self._collector.join()
         self._core.drop_jobs()
         limit = time.monotonic() + GRACE

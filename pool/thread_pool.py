@@ -5,6 +5,7 @@ import threading
 import time
 from multiprocessing import util
 
+from pool import _signals as signals
 from pool._threads import ThreadDispatcher
 from pool.errors import PoolTerminatedError, WorkerLostError
 from pool.process_pool import Pool
@@ -60,7 +61,7 @@ class ThreadSupervisor:
 
     def repopulate(self):
         """Starts workers until there are as many as there should be. RuntimeError if the system refuses."""
-        with self._lock:
+        with signals.held(), self._lock:
             while len(self.workers) < self._processes:
                 worker = self._new_thread(self._work, self._arguments)
                 worker.name = f"ringpool-worker-{len(self.workers)}"

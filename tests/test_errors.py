@@ -4,10 +4,12 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import tasks
+from procfs import wait_until
 
 LIMIT = 30
 
@@ -560,6 +562,9 @@ class TestRefusedThreads:
         monkeypatch.setattr(threading.Thread, "start", start)
         with pytest.raises(KeyboardInterrupt):
             pool.apply_async(tasks.square, (4,))
+        # Without work it goes to sleep, and the pool may not know yet that it is there.
+        wait_until(lambda: not pool._cache, LIMIT)
+        time.sleep(0.1)
         self.check(pool, background)
         interrupted.clear()
 

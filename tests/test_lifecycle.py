@@ -827,10 +827,76 @@ def test_construction_that_is_interrupted_leaves_nothing(script):
     assert program.out == "interrupted\n"
 
 
+CTRL_C_CONSTRUCTED = """
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import leaks
+import tasks
+from implementations import Implementation
+
+def interrupt(ready, delay):
+    # Its own mask is empty: the signal reaches the program whatever the main thread blocks.
+    ready.wait()
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+def construct(implementation, delay):
+    pool = None
+    ready = threading.Event()
+    other = threading.Thread(target=interrupt, args=(ready, delay))
+    other.start()
+    interrupted = False
+    try:
+        ready.set()
+        pool = implementation.Pool(3)
+        other.join()
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        interrupted = pool is None
+    other.join()
+    if pool is not None:
+        assert pool.map(tasks.square, range(4), 1) == [0, 1, 4, 9]
+        pool.close()
+        pool.join()
+    return interrupted
+
+def main():
+    implementation = Implementation.named(sys.argv[1])
+    leaks.start_helpers()
+    # With the first come modules, of which nobody wants a half.
+    construct(implementation, 0.5)
+    gc.collect()
+    before = leaks.Snapshot()
+    step = float(sys.argv[2])
+    interrupted = sum(construct(implementation, step * n) for n in range(40))
+    left = leaks.settle(lambda: leaks.Snapshot().since(before))
+    leaks.kill_new_children(before)
+    print(*left, "interrupted" if interrupted else "never interrupted", sep="\\n", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+def test_construction_interrupted_while_another_thread_runs(script, implementation):
+    step = {"fork": 0.0003, "spawn": 0.01, "forkserver": 0.002}[implementation.start_method]
+    program = script(CTRL_C_CONSTRUCTED, "file", str(step))
+    assert program.wait(2 * LIMIT) == 0, program.err
+    assert program.out == "interrupted\n"
+    assert "Traceback" not in program.err
+
+
 @pytest.mark.ringpool_only
 @pytest.mark.start_methods("fork")
 def test_interrupted_callers_lose_no_callback(factory, background):
     pool = factory.Pool(2)
+    # An alarm while the function is pickled would be the outcome of the task.
+    pool.apply_async(tasks.echo, (0,), callback=tasks.nothing).get(LIMIT)
     results, seen = [], []
     numbers = itertools.count()
     rung = 0
@@ -935,6 +1001,40 @@ def test_interrupt_while_arguments_are_pickled(shared_pool, gate, call):
     assert shared_pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
     assert list(shared_pool.imap(tasks.square, range(5))) == [0, 1, 4, 9, 16]
     wait_until(lambda: not shared_pool._cache, LIMIT)
+
+
+class MainInterruption:
+    """Brings a Ctrl-C, once, to the program whose main thread pickles it."""
+
+    brought = False
+
+    def __reduce__(self):
+        if threading.current_thread() is threading.main_thread() and not self.brought:
+            self.brought = True
+            signal.raise_signal(signal.SIGINT)
+        return int, ("7",)
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("chunksize", [1, 3, None])
+def test_interrupt_is_no_outcome_for_the_job_of_another_thread(factory, gate, background, chunksize):
+    pool = factory.Pool(2)
+    held = [pool.apply_async(tasks.hold, (gate, value)) for value in range(2)]
+    gate.wait_for(2)
+    items = [*range(9000), MainInterruption(), *range(50)]
+    other = background(pool.map, tasks.echo, items, chunksize)
+    wait_until(lambda: len(pool._cache) == 3, LIMIT)
+    gate.open()
+    interrupted = 0
+    while not other.done():
+        try:
+            results = [pool.apply(tasks.echo, (value,)) for value in range(100)]
+            assert results == list(range(100))
+        except KeyboardInterrupt:
+            interrupted += 1
+    assert interrupted == items[9000].brought
+    assert other.result(LIMIT) == [*range(9000), 7, *range(50)]
+    assert [result.get(LIMIT) for result in held] == [0, 1]
 
 
 STARTED = """

@@ -1,0 +1,139 @@
+"""Signal handlers that are held back while something must not be left half done."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from pool import _signals as signals
+
+
+class Raised(Exception):
+    pass
+
+
+@pytest.fixture
+def handled():
+    """The numbers that a handler of SIGUSR1 and SIGUSR2 got; SIGUSR2's raises Raised."""
+    seen = []
+
+    def note(number, frame):
+        seen.append(number)
+
+    def fail(number, frame):
+        seen.append(number)
+        raise Raised
+
+    previous = {
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, note),
+        signal.SIGUSR2: signal.signal(signal.SIGUSR2, fail),
+    }
+    yield seen
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def from_another_thread(number):
+    thread = threading.Thread(target=os.kill, args=(os.getpid(), number))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("send", [signal.raise_signal, from_another_thread])
+def test_handler_runs_once_after_the_block(handled, block, send):
+    before = signal.getsignal(signal.SIGUSR1)
+    with signals.held(block=block):
+        for _ in range(3):
+            send(signal.SIGUSR1)
+        assert handled == []
+    assert handled == [signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) is before
+    send(signal.SIGUSR1)
+    assert handled == [signal.SIGUSR1] * 2
+
+
+def test_mask_is_put_back():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with signals.held(block=True) as mask:
+        assert mask == before
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with signals.held() as mask:
+        assert mask == before == signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_what_handlers_raise_comes_after_all_of_them(handled, block):
+    done = []
+    with pytest.raises(Raised):
+        with signals.held(block=block):
+            from_another_thread(signal.SIGUSR2)
+            from_another_thread(signal.SIGUSR1)
+            done.append("block")
+        done.append("not reached")
+    assert done == ["block"]
+    assert sorted(handled) == [signal.SIGUSR1, signal.SIGUSR2]
+
+
+def test_error_of_the_block_and_of_a_handler(handled):
+    with pytest.raises(Raised) as caught:
+        with signals.held():
+            signal.raise_signal(signal.SIGUSR2)
+            raise ValueError("of the block")
+    assert type(caught.value.__context__) is ValueError
+
+
+def test_nested_blocks(handled):
+    with signals.held():
+        with signals.held(block=True):
+            signal.raise_signal(signal.SIGUSR1)
+        assert handled == []
+    assert handled == [signal.SIGUSR1]
+
+
+def test_handler_that_the_block_sets_stays(handled):
+    def other(number, frame):
+        handled.append("other")
+
+    with signals.held():
+        signal.signal(signal.SIGUSR1, other)
+    assert signal.getsignal(signal.SIGUSR1) is other
+
+
+def test_other_threads_leave_the_handlers_alone(handled):
+    seen = []
+
+    def run():
+        with signals.held(block=True):
+            seen.append(signal.getsignal(signal.SIGUSR1))
+
+    before = signal.getsignal(signal.SIGUSR1)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_forked_child_has_the_programs_handlers(handled, in_thread):
+    before = signal.getsignal(signal.SIGUSR1)
+    statuses = []
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if signal.getsignal(signal.SIGUSR1) is before else 1)
+        statuses.append(os.waitpid(pid, 0)[1])
+
+    with signals.held():
+        signal.raise_signal(signal.SIGUSR1)
+        if in_thread:
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        else:
+            fork()
+    assert statuses == [0]
+    assert handled == [signal.SIGUSR1]
