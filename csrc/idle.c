@@ -8,7 +8,17 @@
 static bool tasks_changed(const struct rp_consumer *c)
 {
     struct rp_header *h = c->m->h;
-    return rp_load_seq(&h->tail) != c->seen || rp_load_seq(&h->rescan) != c->rescan || rp_load_seq(&h->stop);
+    return rp_load_seq(&h->tail) != c->seen || rp_load_seq(&h->rescan) != c->rescan || rp_load_seq(&h->stop) ||
+           rp_load_seq(&c->m->seats[c->seat].orders) == RP_LEAVE;
+}
+
+bool rp_worker_stand_by(const struct rp_consumer *c)
+{
+    struct rp_seat *seat = &c->m->seats[c->seat];
+    uint32_t seen = rp_bell_read(&seat->bell);
+    if (rp_load_seq(&seat->orders) == RP_STAND_BY && !rp_load_seq(&c->m->h->stop))
+        rp_bell_park(&seat->bell, seen, SAFETY_NET_NS, c->m->doorbell);
+    return rp_load_seq(&seat->orders) == RP_SERVE;
 }
 
 static rp_u32 *sit_down(const struct rp_consumer *c)
@@ -136,6 +146,12 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
             rp_spin_failed(spin);
     }
     return any_unread(readers, n);
+}
+
+void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders orders)
+{
+    rp_store_seq(&m->seats[seat].orders, orders);
+    rp_bell_ring(&m->seats[seat].bell, m->doorbell);
 }
 
 void rp_parent_ring(const struct rp_map *m)

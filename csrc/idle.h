@@ -6,7 +6,9 @@
 #include "resultring.h"
 #include "taskring.h"
 
-/* Worker: until a task may be there or the pool stops. Announces unread results first. */
+/* Worker, before its first task: while it has no orders. True: it is to serve; false: to leave, or to look again after a signal. */
+bool rp_worker_stand_by(const struct rp_consumer *c);
+/* Worker: until a task may be there, the pool stops, or its orders are to leave. Announces unread results first. */
 void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *spin);
 
 /* Parent: reads the doorbell before the caller checks its condition. */
@@ -21,6 +23,8 @@ struct rp_patience {
  * Returns true if something is unread. Runs without any lock of the caller. */
 bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uint32_t n, uint32_t seen,
                     const struct rp_patience *p, struct rp_spin *spin);
+/* Parent: what the worker in this seat is to do, from its next task on. */
+void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders orders);
 /* Any thread of the parent: makes those who wait look again. */
 void rp_parent_ring(const struct rp_map *m);
 

@@ -16,7 +16,7 @@
 #include <stddef.h>
 
 #define RP_MAGIC UINT64_C(0x6c6f6f70676e6972) /* "ringpool" */
-#define RP_VERSION 1u
+#define RP_VERSION 2u
 #define RP_LINE 128 /* two cache lines: the adjacent-line prefetcher pulls pairs */
 #define RP_MAX_SEATS 4096u
 #define RP_MASK_WORDS (RP_MAX_SEATS / 64)
@@ -26,11 +26,16 @@
 /* Slot state word: position << 16 | seat << 4 | phase. It is the crash record: whatever instruction a worker dies at,
  * the word says whether it held the task. A position is used once, so a stale compare-and-swap can never succeed.
  *
- *   EMPTY   --parent: commit-->  READY  --worker: claim (CAS)-->  CLAIMED  --worker: start-->  RUNNING
- *   The way back to EMPTY is the parent's alone and lives in its private memory: once the result is drained the parent may
- *   commit a new position here, and the worker must not touch the slot after it published the result.
- *   CLAIMED at a death: the task goes back to READY. RUNNING at a death without a result: the task is lost. */
-enum rp_phase { RP_EMPTY = 0, RP_READY = 1, RP_CLAIMED = 2, RP_RUNNING = 3 };
+ *   EMPTY --parent: commit--> READY --worker: claim--> CLAIMED --worker: start--> RUNNING --worker: finish--> DONE
+ *     ^                         |                        |                          |
+ *     +---- parent: revoke -----+------------------------+                          +--parent: doom--> DOOMED
+ *
+ *   All but commit are compare-and-swaps, so of two that want the task one has it. Who finishes may publish the result; who is
+ *   doomed may not, and claims nothing more: a worker that is killed for one task takes no other with it.
+ *   The way back to EMPTY after a result is the parent's alone and lives in its private memory: once the result is drained the
+ *   parent may commit a new position here, and the worker must not touch the slot after it published the result.
+ *   CLAIMED at a death: the task goes back to READY. RUNNING or DONE at a death without a result: the task is lost. */
+enum rp_phase { RP_EMPTY = 0, RP_READY = 1, RP_CLAIMED = 2, RP_RUNNING = 3, RP_DONE = 4, RP_DOOMED = 5 };
 #define RP_POS_SHIFT 16
 #define RP_SEAT_SHIFT 4
 #define RP_POS_MAX ((UINT64_C(1) << 48) - 1)
@@ -51,9 +56,12 @@ struct rp_slot {
     uint64_t func_off; /* offset of the encoded function in the arena */
     uint32_t func_id;  /* equal ids mean the same function: workers cache by it */
     uint16_t kind;     /* meaning is the dispatcher's; opaque here */
-    uint16_t keep;     /* 1: the function may be kept for later tasks; 0: for this job only */
+    uint16_t flags;    /* RP_KEEP, RP_COUNTED */
     unsigned char data[RP_INLINE];
 };
+
+#define RP_KEEP 1u    /* the function may be kept for later tasks, not for this job only */
+#define RP_COUNTED 2u /* the worker says in its seat how many calls of the chunk it has begun */
 
 /* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
 struct rp_seat {
@@ -61,10 +69,14 @@ struct rp_seat {
     rp_u32 phase;                  /* enum rp_seat_phase; worker */
     rp_u32 want_room;              /* worker: 1 while it waits for room in its result ring */
     rp_u32 late;                   /* worker: wake-ups by time-out that found work (each one is a bug) */
+    rp_u32 orders;                 /* parent: enum rp_orders */
+    rp_u64 held;                   /* worker: bytes of memory that it leaves for, because they are too many; else 0 */
     _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
+    rp_u32 calls;                  /* worker: calls begun in the chunk that it runs, if that is RP_COUNTED */
     _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */
 };
-enum rp_seat_phase { RP_SEAT_FREE = 0, RP_SEAT_STARTING = 1, RP_SEAT_SERVING = 2, RP_SEAT_LEAVING = 3 };
+enum rp_orders { RP_STAND_BY = 0, RP_SERVE = 1, RP_LEAVE = 2 };
+enum rp_seat_phase { RP_SEAT_FREE = 0, RP_SEAT_STARTING = 1, RP_SEAT_READY = 2, RP_SEAT_SERVING = 3, RP_SEAT_LEAVING = 4 };
 
 /* Head of a record in a result ring; the payload follows, the whole is padded to 16 bytes and never wraps. */
 struct rp_record {
@@ -88,6 +100,7 @@ struct rp_header {
     _Alignas(RP_LINE) rp_u64 tail; /* parent: one past the last committed position */
     _Alignas(RP_LINE) rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
     rp_u32 stop;                   /* parent: 1 = leave when there is no task left */
+    rp_u32 used;                   /* parent: one past the highest seat that was ever taken; a hint for workers */
     _Alignas(RP_LINE) rp_u64 take; /* workers: hint, next position that nobody walks yet */
     _Alignas(RP_LINE) rp_u32 bell; /* doorbell of the parent; rung by workers and by the parent's own threads */
     rp_u32 armed;                  /* 1: a thread of the parent parks or is about to; cleared by who rings */
@@ -121,6 +134,7 @@ struct rp_map {
     uint64_t arena_off, arena_bytes;
     uint32_t ring_bytes;
     uint32_t nseats;
+    uint32_t used; /* parent: its own copy of the header's, which it believes; workers: 0 */
     uint32_t chairs;
     enum rp_doorbell_kind doorbell;
 };
@@ -131,6 +145,21 @@ size_t rp_layout_size(const struct rp_geometry *g);
 void rp_layout_write(void *base, const struct rp_geometry *g);
 /* Checks the header against the size of the mapping and fills the map. 0 or -EINVAL. */
 int rp_layout_open(struct rp_map *m, void *base, size_t size);
+
+/* Seats that need to be looked at: one past the highest that was ever taken, or all. */
+static inline uint32_t rp_used(const struct rp_map *m)
+{
+    if (m->used)
+        return m->used;
+    uint32_t n = rp_load_relaxed(&m->h->used);
+    return n && n < m->nseats ? n : m->nseats;
+}
+/* Parent: the first n seats are or were in use. */
+static inline void rp_use_seats(struct rp_map *m, uint32_t n)
+{
+    m->used = n;
+    rp_store_relaxed(&m->h->used, n);
+}
 
 static inline unsigned char *rp_ring_of(const struct rp_map *m, uint32_t seat)
 {

@@ -51,6 +51,9 @@ void rp_reader_reset(struct rp_reader *r)
     rp_store_relaxed(&r->seat->tail, 0);
     rp_store_relaxed(&r->seat->head, 0);
     rp_store_relaxed(&r->seat->want_room, 0);
+    rp_store_relaxed(&r->seat->calls, 0);
+    rp_store_relaxed(&r->seat->held, 0);
+    rp_store_relaxed(&r->seat->orders, RP_STAND_BY);
     rp_store_relaxed(&r->seat->phase, RP_SEAT_FREE);
 }
 

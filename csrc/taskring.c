@@ -63,13 +63,50 @@ void rp_producer_settle(struct rp_producer *p, uint64_t pos)
         p->low++;
 }
 
-/* True if no step of the protocol leads here: nobody would ever run the task. */
-static bool damaged(const struct rp_producer *p, uint64_t pos, uint64_t state)
+/* False: no step of the protocol leads to this state, so nobody would ever run the task. */
+static bool sound(const struct rp_producer *p, uint64_t pos, uint64_t state)
 {
     uint32_t seat = rp_state_seat(state);
-    bool known = state == rp_state(pos, 0, RP_READY) || state == rp_state(pos, seat, RP_CLAIMED) ||
-                 state == rp_state(pos, seat, RP_RUNNING);
-    return !known || seat >= p->m->nseats;
+    enum rp_phase phase = rp_state_phase(state);
+    return state == rp_state(pos, seat, phase) && phase >= RP_READY && phase <= RP_DOOMED && (phase != RP_READY || seat == 0) &&
+           seat < p->m->nseats;
+}
+
+bool rp_producer_look(const struct rp_producer *p, uint64_t i, uint64_t *pos, enum rp_phase *phase, uint32_t *seat)
+{
+    if (!p->owner[i])
+        return false;
+    uint64_t state = rp_load_acquire(&p->m->slots[i].state);
+    *pos = p->owner[i] - 1;
+    *phase = rp_state_phase(state);
+    *seat = rp_state_seat(state);
+    return sound(p, *pos, state);
+}
+
+bool rp_producer_revoke(struct rp_producer *p, uint64_t pos)
+{
+    rp_u64 *word = &p->m->slots[pos & p->m->slot_mask].state;
+    uint64_t state = rp_load_acquire(word);
+    /* A worker that has claimed it is about to start it, or has stopped in between: a few times the word may change. */
+    while (sound(p, pos, state) && rp_state_phase(state) <= RP_CLAIMED) {
+        if (rp_cas_u64(word, state, rp_state(pos, 0, RP_EMPTY)))
+            return true;
+        state = rp_load_acquire(word);
+    }
+    return false;
+}
+
+bool rp_producer_doom(struct rp_producer *p, uint64_t pos, uint32_t seat)
+{
+    return rp_cas_u64(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, seat, RP_RUNNING),
+                      rp_state(pos, seat, RP_DOOMED));
+}
+
+void rp_producer_retry(struct rp_producer *p, uint64_t pos)
+{
+    rp_store_release(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */
+    rp_add_seq(&p->m->h->rescan, 1);
+    rp_wake_all(p->m);
 }
 
 uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max)
@@ -83,8 +120,9 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
         if (state == rp_state(pos, seat, RP_CLAIMED)) {
             rp_store_release(&p->m->slots[i].state, rp_state(pos, 0, RP_READY)); /* A */
             back++;
-        } else if ((state == rp_state(pos, seat, RP_RUNNING) || damaged(p, pos, state)) && n < max) {
-            lost[n++] = pos;
+        } else if (!sound(p, pos, state) || (rp_state_seat(state) == seat && rp_state_phase(state) > RP_CLAIMED)) {
+            if (n < max)
+                lost[n++] = pos;
         }
     }
     for (uint32_t i = 0; i < p->m->chairs; i++)
@@ -146,7 +184,7 @@ static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos
 
 static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
 {
-    uint64_t k = (tail - take) / (2 * (uint64_t)c->m->nseats);
+    uint64_t k = (tail - take) / (2 * (uint64_t)rp_used(c->m));
     if (k > c->stretch)
         k = c->stretch;
     if (k < 1)

@@ -61,12 +61,21 @@ static inline void rp_producer_nudge(struct rp_producer *p)
         }
 }
 
-/* True if the task at this position is unsettled and runs on this seat: the only results that are believed. */
-static inline bool rp_producer_runs(const struct rp_producer *p, uint64_t pos, uint32_t seat)
+/* True if the task at this position is unsettled and was finished in this seat: the only results that are believed. */
+static inline bool rp_producer_expects(const struct rp_producer *p, uint64_t pos, uint32_t seat)
 {
     uint64_t i = pos & p->m->slot_mask;
-    return p->owner[i] && p->owner[i] == pos + 1 && rp_load_acquire(&p->m->slots[i].state) == rp_state(pos, seat, RP_RUNNING);
+    return p->owner[i] && p->owner[i] == pos + 1 && rp_load_acquire(&p->m->slots[i].state) == rp_state(pos, seat, RP_DONE);
 }
+
+/* The task that is unsettled in slot i, with its state and position; false: there is none, or the word is damaged. */
+bool rp_producer_look(const struct rp_producer *p, uint64_t i, uint64_t *pos, enum rp_phase *phase, uint32_t *seat);
+/* True: the task at this position never starts; the caller settles it. False: it has started, or ended. */
+bool rp_producer_revoke(struct rp_producer *p, uint64_t pos);
+/* True: the task runs in this seat and gives no result any more; the worker has to be killed, and loses nothing else. */
+bool rp_producer_doom(struct rp_producer *p, uint64_t pos, uint32_t seat);
+/* A task that rp_producer_bury found lost is to be run once more. */
+void rp_producer_retry(struct rp_producer *p, uint64_t pos);
 
 /* The task is settled; its slot is free. */
 void rp_producer_settle(struct rp_producer *p, uint64_t pos);
@@ -96,10 +105,18 @@ void rp_consumer_init(struct rp_consumer *c, const struct rp_map *m, uint32_t se
 /* Claims a task: the slot and its position, or NULL when no slot below the tail is READY. */
 struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos);
 
-/* From here on a death loses the task: the caller is about to run user code. */
-static inline void rp_consumer_start(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
+/* From here on a death loses the task: the caller is about to run user code. False: it was revoked, and nothing that was read from
+ * the slot is to be used. */
+static inline bool rp_consumer_start(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
 {
-    rp_store_release(&s->state, rp_state(pos, c->seat, RP_RUNNING));
+    return rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_CLAIMED), rp_state(pos, c->seat, RP_RUNNING));
+}
+
+/* Before the result is published, or the first piece of it. False: the task was doomed; this process is about to be killed, and
+ * must neither publish nor claim anything more. */
+static inline bool rp_consumer_finish(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
+{
+    return rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));
 }
 
 /* True while the worker walks a stretch: the next claim is cheap. */

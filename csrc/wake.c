@@ -20,6 +20,6 @@ bool rp_wake_one(const struct rp_map *m)
 
 void rp_wake_all(const struct rp_map *m)
 {
-    for (uint32_t i = 0; i < m->nseats; i++)
+    for (uint32_t i = 0, n = rp_used(m); i < n; i++)
         rp_bell_ring(&m->seats[i].bell, m->doorbell);
 }

@@ -6,7 +6,7 @@
 #include "doorbell.h"
 #include "layout.h"
 
-static inline uint32_t rp_mask_words(const struct rp_map *m) { return (m->nseats + 63) / 64; }
+static inline uint32_t rp_mask_words(const struct rp_map *m) { return (rp_used(m) + 63) / 64; }
 
 /* True if some worker is parked. Sequentially consistent: pairs with the bit that a worker sets before it parks (E). */
 static inline bool rp_anyone_parked(const struct rp_map *m)
@@ -29,7 +29,7 @@ static inline uint32_t rp_spinners(const struct rp_map *m)
 /* Wakes one parked worker, if there is one. A waker that dies between clearing the bit and ringing leaves a sleeper without a
  * bit; rp_wake_all after every death mends that. */
 bool rp_wake_one(const struct rp_map *m);
-/* Rings every seat: after a death, and to make workers leave. */
+/* Rings every used seat: after a death, and to make workers leave. */
 void rp_wake_all(const struct rp_map *m);
 
 #endif

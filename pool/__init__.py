@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 from multiprocessing import TimeoutError
 
 from pool._results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
-from pool.errors import MaybeEncodingError, PoolTerminatedError, RemoteTraceback, WorkerLostError
+from pool.errors import MaybeEncodingError, PoolTerminatedError, RemoteTraceback, TaskTimeoutError, WorkerLostError
 from pool.process_pool import Pool
 from pool.thread_pool import ThreadPool
 
@@ -35,6 +35,7 @@ __all__ = [
     "Pool",
     "PoolTerminatedError",
     "RemoteTraceback",
+    "TaskTimeoutError",
     "ThreadPool",
     "TimeoutError",
     "WorkerLostError",

@@ -5,14 +5,18 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 cdef extern from "layout.h" nogil:
     ctypedef uint32_t rp_u32
     ctypedef uint64_t rp_u64
-    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_RUNNING, RP_SEAT_FREE, RP_SEAT_STARTING, RP_SEAT_SERVING, RP_SEAT_LEAVING
+    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED
+    enum: RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
+    enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
+    enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
     struct rp_slot:
         uint64_t len, off, func_off
         uint32_t func_id
-        uint16_t kind, keep
+        uint16_t kind, flags
         unsigned char *data
     struct rp_seat:
-        rp_u32 bell, phase, late
+        rp_u32 bell, phase, late, orders, calls
+        rp_u64 held
     struct rp_header:
         rp_u32 stop, late
         uint64_t arena_bytes
@@ -26,17 +30,23 @@ cdef extern from "layout.h" nogil:
         rp_slot *slots
         rp_seat *seats
         uint64_t slot_mask, arena_off
-        uint32_t nseats, ring_bytes
+        uint32_t nseats, used, ring_bytes
         rp_doorbell_kind doorbell
         unsigned char *rings
     size_t rp_layout_size(const rp_geometry *)
     void rp_layout_write(void *, const rp_geometry *)
     int rp_layout_open(rp_map *, void *, size_t)
+    void rp_use_seats(rp_map *, uint32_t)
+    uint32_t rp_used(const rp_map *)
     unsigned char *rp_arena_at(const rp_map *, uint64_t, uint64_t)
 
 cdef extern from "atomics.h" nogil:
     uint32_t load32 "rp_load_seq"(rp_u32 *)
     void store32 "rp_store_seq"(rp_u32 *, uint32_t)
+    uint32_t glance32 "rp_load_relaxed"(rp_u32 *)
+    void note32 "rp_store_relaxed"(rp_u32 *, uint32_t)
+    uint64_t load64 "rp_load_seq"(rp_u64 *)
+    void store64 "rp_store_seq"(rp_u64 *, uint64_t)
 
 cdef extern from "segment.h" nogil:
     struct rp_segment:
@@ -72,14 +82,19 @@ cdef extern from "taskring.h" nogil:
     void rp_producer_kick(rp_producer *)
     void rp_producer_nudge(rp_producer *)
     void rp_producer_rouse(rp_producer *)
-    bint rp_producer_runs(const rp_producer *, uint64_t, uint32_t)
+    bint rp_producer_expects(const rp_producer *, uint64_t, uint32_t)
+    bint rp_producer_look(const rp_producer *, uint64_t, uint64_t *, rp_phase *, uint32_t *)
+    bint rp_producer_revoke(rp_producer *, uint64_t)
+    bint rp_producer_doom(rp_producer *, uint64_t, uint32_t)
+    void rp_producer_retry(rp_producer *, uint64_t)
     void rp_producer_settle(rp_producer *, uint64_t)
     uint32_t rp_producer_bury(rp_producer *, uint32_t, uint64_t *, uint32_t)
     struct rp_consumer:
         pass
     void rp_consumer_init(rp_consumer *, const rp_map *, uint32_t)
     rp_slot *rp_consumer_claim(rp_consumer *, uint64_t *)
-    void rp_consumer_start(rp_consumer *, rp_slot *, uint64_t)
+    bint rp_consumer_start(rp_consumer *, rp_slot *, uint64_t)
+    bint rp_consumer_finish(rp_consumer *, rp_slot *, uint64_t)
     bint rp_consumer_in_stretch(const rp_consumer *)
     void rp_consumer_pace(rp_consumer *, int64_t)
 
@@ -115,7 +130,9 @@ cdef extern from "idle.h" nogil:
         bint spin
         uint32_t wake_bytes
         int64_t limit_ns
+    bint rp_worker_stand_by(const rp_consumer *)
     void rp_worker_wait(rp_consumer *, rp_writer *, rp_spin *)
+    void rp_parent_order(const rp_map *, uint32_t, rp_orders)
     uint32_t rp_parent_arm(const rp_map *)
     bint rp_parent_wait(const rp_map *, const rp_reader *, uint32_t, uint32_t, const rp_patience *, rp_spin *)
     void rp_parent_ring(const rp_map *)
@@ -129,6 +146,9 @@ cdef extern from "arena.h" nogil:
     void rp_arena_release(rp_arena *)
     int rp_arena_alloc(rp_arena *, uint64_t, rp_block *)
     void rp_arena_free(rp_arena *, rp_block *)
+
+cdef extern from "memory.h" nogil:
+    uint64_t rp_resident_bytes()
 
 cdef extern from "watch.h" nogil:
     int rp_watch_owner(int)

@@ -48,6 +48,9 @@ cdef enum:
     AHEAD_NS = 2000000          # work that adaptive frames hold ready for each worker, so that it need not wait for the parent
     FRAME_MOST = 4096           # tasks in a frame of adaptive size
     LOST_MOST = 16
+    LOOK_LEAST_NS = 1000000     # between two looks for tasks that take too long
+    LOOK_MOST_NS = 100000000
+    QUIET_LOOKS = 20
     ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
     SUBMIT_NS = 2000000         # how long an asynchronous call may encode before it leaves the rest to the collector thread
 
@@ -61,6 +64,10 @@ cdef struct Entry:
     Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
     Py_ssize_t count   # tasks in the chunk; 0: a single task
     rp_block block     # of the payload, if it did not fit the slot
+    int64_t since      # of a timed task: when this call was first seen running; 0: not yet
+    uint32_t calls     # of a timed chunk: how many were begun then
+    int tries          # how often its worker was lost
+    bint doomed        # has its outcome, and its worker is being killed for it
 
 
 @cython.final
@@ -123,7 +130,8 @@ cdef object following(object iterator):
 cdef class Dispatcher(Collector):
     """The parent's end of one pool's segment.
 
-    seats: workers at most. slots: cells of the task ring, a power of two. ring_bytes: of each result ring, a power of two.
+    seats: processes at most, each takes one with open_seat(). workers: how many are to serve. slots: cells of the task ring, a
+    power of two. ring_bytes: of each result ring, a power of two.
     arena_bytes: address space for larger payloads (memory is used only as it is touched). cores: how many this process may
     use. fallbacks: names of mechanisms to force, of {"unlinked", "poll"}.
     Raises OSError if the system refuses the memory, ValueError for a geometry that is not allowed.
@@ -136,10 +144,11 @@ cdef class Dispatcher(Collector):
     cdef Entry *entries
     cdef rp_spin spin
     cdef rp_u32 nap_bell            # the collector thread's own doorbell
-    cdef list pieces                # per seat: bytes of a long result, or None
-    cdef list filled                # per seat: how many of them have arrived
+    cdef dict pieces                # per seat: bytes of a long result that has not arrived whole
+    cdef dict filled                # per seat: how many of them have arrived
     cdef dict boot_errors           # per seat: the initializer's failure
     cdef set broken                 # seats whose ring is damaged: the worker has to go
+    cdef set doomed                 # seats whose worker is killed for the task that it runs
     cdef object pending             # Task and Source, in the order of submission
     cdef bint backlog               # pending is not empty
     cdef object start_collector     # starts the collector thread, True if that went well; None once it did
@@ -148,13 +157,18 @@ cdef class Dispatcher(Collector):
     cdef dict functions
     cdef uint32_t next_function
     cdef uint32_t cores
+    cdef public uint32_t workers    # that are to serve
+    cdef Py_ssize_t timed           # unfinished jobs whose tasks have a time limit
+    cdef int64_t shortest           # of these limits; 0: not known
+    cdef bint looking               # the supervisor asks for overdue tasks from time to time
+    cdef int quiet                  # how often it did so in vain
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
     cdef bint collecting, dormant, finished, released
     cdef int64_t collected_at
     cdef double record_bytes        # size of a result, smoothed
 
-    def __cinit__(self, *, uint32_t seats, encode_function, callbacks, alarm, start_collector,
+    def __cinit__(self, *, uint32_t seats, uint32_t workers, encode_function, callbacks, alarm, start_collector,
                   uint32_t cores, uint32_t slots=DEFAULT_SLOTS,
                   uint32_t ring_bytes=DEFAULT_RING_BYTES, uint64_t arena_bytes=1 << 36, fallbacks=()):
         cdef rp_geometry g
@@ -163,7 +177,7 @@ cdef class Dispatcher(Collector):
         cdef int err
         self.segment.fd = -1
         g.nslots, g.nseats, g.ring_bytes = slots, seats, ring_bytes
-        g.chairs = min(cores - 1, seats, <uint32_t>RP_SPIN_CHAIRS) if cores > 0 else 0
+        g.chairs = min(cores - 1, <uint32_t>RP_SPIN_CHAIRS) if cores > 0 else 0
         g.doorbell = RP_DOORBELL_POLL if "poll" in fallbacks else rp_doorbell_probe()
         while True:
             g.arena_bytes = arena_bytes
@@ -180,8 +194,7 @@ cdef class Dispatcher(Collector):
         rp_layout_write(self.segment.base, &g)
         err = rp_layout_open(&self.map, self.segment.base, self.segment.size)
         if not err:
-            err = rp_segment_back(&self.segment, 0, self.map.arena_off if self.segment.on_disk
-                                  else <uint64_t>(self.map.rings - self.map.base))
+            err = rp_segment_back(&self.segment, 0, <uint64_t>(<unsigned char *>self.map.seats - self.map.base))
         if not err:
             err = rp_producer_init(&self.producer, &self.map)
         if err:
@@ -192,11 +205,11 @@ cdef class Dispatcher(Collector):
         self.entries = <Entry *>PyMem_RawCalloc(slots, sizeof(Entry))
         if self.readers == NULL or self.entries == NULL:
             raise MemoryError
-        for seat in range(seats):
-            rp_reader_init(&self.readers[seat], &self.map, seat)
-        self.pieces = [None] * seats
-        self.filled = [0] * seats
+        self.workers = workers
+        self.pieces = {}
+        self.filled = {}
         self.broken = set()
+        self.doomed = set()
         self.boot_errors = {}
         self.pending = deque()
         self.functions = {}
@@ -301,12 +314,15 @@ cdef class Dispatcher(Collector):
         cdef Function function = <Function>job.function
         slot.kind = kind
         slot.func_id = function.id
-        slot.keep = function.cached
+        slot.flags = (RP_KEEP if function.cached else 0) | (RP_COUNTED if count and job.timeout_ns else 0)
         slot.func_off = function.block.off
         Py_INCREF(job)
         entry.job = <PyObject *>job
         entry.index = index
         entry.count = count
+        entry.since = 0
+        entry.tries = 0
+        entry.doomed = False
         if count and job.source is not None:
             (<Source>job.source).flying += 1
         rp_producer_commit(&self.producer, pos)
@@ -391,7 +407,7 @@ cdef class Dispatcher(Collector):
             used = task.data.used
             # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do.
             if (self.arena.used_bytes + used > ARENA_AHEAD_BYTES
-                    and self.producer.outstanding >= 2 * <uint64_t>self.map.nseats):
+                    and self.producer.outstanding >= 2 * <uint64_t>self.workers):
                 return False
             err = rp_arena_alloc(&self.arena, used, &task.block)
             if err:
@@ -574,7 +590,7 @@ cdef class Dispatcher(Collector):
             # Encoding is dear. In a larger frame, what its items share is encoded once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
-        share = source.left // (2 * <Py_ssize_t>self.map.nseats)
+        share = source.left // (2 * <Py_ssize_t>self.workers)
         source.chunk = max(n, 1)
         return max(1, min(n, share))
 
@@ -582,7 +598,7 @@ cdef class Dispatcher(Collector):
         cdef Py_ssize_t each = 3
         if source.cost_ns >= 0:
             each = max(each, min(<Py_ssize_t>(AHEAD_NS / (source.cost_ns * n + 1.0)), 24))
-        return each * <Py_ssize_t>self.map.nseats
+        return each * <Py_ssize_t>self.workers
 
     # ---- submit
 
@@ -591,10 +607,10 @@ cdef class Dispatcher(Collector):
         function.users += 1
         return function
 
-    def submit_call(self, pool, target, args, kwds, callback, error_callback, bint sync):
-        """AsyncResult of target(*args, **kwds). sync: the caller is about to wait for it."""
+    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
+        """AsyncResult of target(*args, **kwds). limits: see `begin`. sync: the caller is about to wait for it."""
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
-        self.begin(job, pool, target, callback, error_callback)
+        self.begin(job, pool, target, callback, error_callback, limits)
         if not job.done:
             if kwds:
                 self.put(job, 0, TASK_CALL_KW, (args, kwds))
@@ -604,17 +620,17 @@ cdef class Dispatcher(Collector):
         return job
 
     def submit_map(self, pool, target, items, Py_ssize_t length, bint star, Py_ssize_t chunksize, bint adaptive,
-                   callback, error_callback, bint sync):
+                   callback, error_callback, limits, bint sync):
         """MapResult. items: an iterator that runs no user code and gives `length` > 0 items; chunksize 1 or more."""
         cdef MapResult job = MapResult.__new__(MapResult)
         cdef Source source
         job.values = [None] * length
         job.left = length
-        self.begin(job, pool, target, callback, error_callback)
+        self.begin(job, pool, target, callback, error_callback, limits)
         if not job.done:
             source = self.source_of(job, items, star, chunksize, adaptive)
             source.left = length
-            source.largest = length // (4 * <Py_ssize_t>self.map.nseats) + 1
+            source.largest = length // (4 * <Py_ssize_t>self.workers) + 1
             self.enqueue(source, sync)
         self.submitted(sync)
         return job
@@ -710,7 +726,7 @@ cdef class Dispatcher(Collector):
         cdef uint32_t seat
         cdef int n = 0, got, k
         cdef rp_view view
-        for seat in range(self.map.nseats):
+        for seat in range(rp_used(&self.map)):
             if not rp_reader_unread(&self.readers[seat]) or seat in self.broken:
                 continue
             got = 1
@@ -755,7 +771,7 @@ cdef class Dispatcher(Collector):
         try:
             if kind == RESULT_PIECE:
                 booting = not self.seat_started(seat)
-                if not booting and not rp_producer_runs(&self.producer, view.pos, seat):
+                if not booting and not rp_producer_expects(&self.producer, view.pos, seat):
                     return False
                 whole = self.assemble(seat, at, size)
                 if whole is None:
@@ -769,7 +785,7 @@ cdef class Dispatcher(Collector):
             if kind == RESULT_BOOT:
                 self.boot_errors[seat] = failure_from(at, size)
                 return True
-            if size < 1 or not rp_producer_runs(&self.producer, view.pos, seat):
+            if size < 1 or not rp_producer_expects(&self.producer, view.pos, seat):
                 return False
             entry = &self.entries[view.pos & self.map.slot_mask]
             if kind == RESULT_VALUE:
@@ -814,7 +830,7 @@ cdef class Dispatcher(Collector):
                 raise ValueError("impossible size")
             self.pieces[seat] = PyBytes_FromStringAndSize(NULL, total)
             self.filled[seat] = 0
-        whole = self.pieces[seat]
+        whole = self.pieces.get(seat)
         if whole is None or <uint64_t>PyBytes_GET_SIZE(whole) != total or offset != <uint64_t>self.filled[seat]:
             raise ValueError("piece out of order")
         if <uint64_t>size > total - offset:
@@ -823,7 +839,7 @@ cdef class Dispatcher(Collector):
         self.filled[seat] = offset + size
         if offset + size < total:
             return None
-        self.pieces[seat] = None
+        del self.pieces[seat]
         return whole
 
     cdef int settle(self, uint64_t pos, object outcome, int64_t ns) noexcept:
@@ -844,7 +860,8 @@ cdef class Dispatcher(Collector):
             source.flying -= 1
             if ns > 0:
                 source.cost_ns = ns / <double>count if source.cost_ns < 0 else 0.7 * source.cost_ns + 0.3 * ns / count
-        job.place(index, count, outcome)
+        if not entry.doomed:
+            job.place(index, count, outcome)
         self.trash.append(job)
         return 0
 
@@ -855,6 +872,8 @@ cdef class Dispatcher(Collector):
             if function.users == 0 and not function.cached:
                 rp_arena_free(&self.arena, &function.block)
             job.function = None
+        if job.timeout_ns:
+            self.timed -= 1
         return Collector.settled(self, job)
 
     cdef int poll(self) except -1:
@@ -905,7 +924,7 @@ cdef class Dispatcher(Collector):
                 spin = self.spin
                 self.waiting += 1
                 with nogil:
-                    unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, seen, &patience, &spin)
+                    unread = rp_parent_wait(&self.map, self.readers, rp_used(&self.map), seen, &patience, &spin)
                 self.waiting -= 1
                 if fresh and not unread and not self.released:
                     rp_producer_rouse(&self.producer)
@@ -918,7 +937,7 @@ cdef class Dispatcher(Collector):
                 self.wake_collector()
 
     cdef void be_patient(self, rp_patience *patience) noexcept:
-        cdef uint32_t out = self.producer.outstanding, workers = self.map.nseats, bytes
+        cdef uint32_t out = self.producer.outstanding, workers = self.workers, bytes
         # As many workers as there are tasks run beside this thread: spinning must not take a core from one of them.
         patience.spin = min(out, workers) < self.cores
         patience.wake_bytes = 0
@@ -971,7 +990,7 @@ cdef class Dispatcher(Collector):
                     self.pump(None)
                 patience.limit_ns = OVERDUE_NS if fresh else -1
                 with nogil:
-                    unread = rp_parent_wait(&self.map, self.readers, self.map.nseats, bell, &patience, &spin)
+                    unread = rp_parent_wait(&self.map, self.readers, rp_used(&self.map), bell, &patience, &spin)
                 if fresh and not unread:
                     rp_producer_rouse(&self.producer)
                 fresh = unread
@@ -1025,13 +1044,39 @@ cdef class Dispatcher(Collector):
 
     # ---- seats
 
+    def open_seat(self, uint32_t seat):
+        """Makes the seat ready for a new worker, which stands by until it is sent for. OSError if there is no memory."""
+        cdef uint64_t off = <uint64_t>(<unsigned char *>&self.map.seats[seat] - self.map.base)
+        cdef int err = rp_segment_back(&self.segment, off, sizeof(rp_seat))
+        if not err and self.segment.on_disk:
+            off = <uint64_t>(self.map.rings - self.map.base) + <uint64_t>seat * self.map.ring_bytes
+            err = rp_segment_back(&self.segment, off, self.map.ring_bytes)
+        if err:
+            raise OSError(-err, f"no shared memory for a worker: {os.strerror(-err)}")
+        rp_reader_init(&self.readers[seat], &self.map, seat)
+        if seat >= self.map.used:
+            rp_use_seats(&self.map, seat + 1)
+
+    def send_for(self, uint32_t seat):
+        """The worker in this seat is to serve, as soon as it is ready."""
+        rp_parent_order(&self.map, seat, RP_SERVE)
+
+    def send_away(self, uint32_t seat):
+        """The worker in this seat is to leave after the task that it runs."""
+        rp_parent_order(&self.map, seat, RP_LEAVE)
+
     def seat_started(self, uint32_t seat):
         """True if the worker in this seat has run its initializer."""
-        return load32(&self.map.seats[seat].phase) >= RP_SEAT_SERVING
+        return load32(&self.map.seats[seat].phase) >= RP_SEAT_READY
 
-    def broken_seats(self):
-        """Seats whose ring holds what no worker of ours would write."""
-        return set(self.broken)
+    def seat_held(self, uint32_t seat):
+        """Bytes of memory for which the worker in this seat left; 0 if it did not."""
+        return load64(&self.map.seats[seat].held)
+
+    def condemned_seats(self):
+        """Seats whose worker has to be killed: it has written what no worker of ours would write into its ring, or its task has
+        its outcome before its end."""
+        return self.broken | self.doomed
 
     def boot_error(self, uint32_t seat):
         """The exception of the initializer that failed in this seat, or None."""
@@ -1039,10 +1084,11 @@ cdef class Dispatcher(Collector):
         return None if failure is None else (<Failure>failure).exception()
 
     def bury(self, uint32_t seat, describe):
-        """The worker in this seat is dead: takes its last results, fails the tasks that it was running, empties the seat.
+        """The worker in this seat is dead: takes its last results, fails the tasks that it was running or has them run once more,
+        empties the seat.
 
         describe: function of (name of the called function, task index) that gives the error of a lost task.
-        Returns the number of lost tasks.
+        Returns the number of tasks that were lost.
         """
         cdef uint64_t lost[LOST_MOST]
         cdef uint32_t n, i
@@ -1059,22 +1105,120 @@ cdef class Dispatcher(Collector):
             if entry.job == NULL:
                 continue
             job = <Job>entry.job
-            name = (<Function>job.function).name if job.function is not None else "?"
-            error = describe(name, entry.index)
-            self.settle(lost[i], failure_of(error), 0)
-        self.pieces[seat] = None
+            if not job.done and not entry.doomed and entry.tries < job.retries:
+                entry.tries += 1
+                entry.since = 0
+                rp_producer_retry(&self.producer, lost[i])
+                continue
+            failure = None if job.done or entry.doomed else failure_of(describe(job._function or "?", entry.index))
+            self.settle(lost[i], failure, 0)
+        self.pieces.pop(seat, None)
         self.broken.discard(seat)
+        self.doomed.discard(seat)
         rp_reader_reset(&self.readers[seat])
         self.ring()
         self.poll()
         return n
+
+    # ---- time limits and cancelling
+
+    cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1:
+        cdef bint tell
+        Collector.limit(self, job, timeout_ns, retries)
+        if timeout_ns:
+            self.timed += 1
+            tell = not self.looking or timeout_ns < self.shortest
+            if self.shortest == 0 or timeout_ns < self.shortest:
+                self.shortest = timeout_ns
+            if tell:
+                self.alarm()
+        return 0
+
+    def next_look(self):
+        """Seconds until `overdue` should be asked again; None while no job has a time limit."""
+        # For a while after the last one, so that a loop of short calls need not wake the supervisor for each.
+        self.quiet = 0 if self.timed else self.quiet + 1
+        self.looking = self.quiet < QUIET_LOOKS and self.shortest > 0
+        if not self.looking:
+            self.shortest = 0
+            return None
+        return max(LOOK_LEAST_NS, min(self.shortest // 10, LOOK_MOST_NS)) / 1e9
+
+    def overdue(self, describe):
+        """Fails the tasks that run for longer than their limit; their workers are condemned then.
+
+        describe: function of (name of the called function, task index, seconds, seat) that gives the error of such a task.
+        """
+        cdef uint64_t i, pos = 0
+        cdef uint32_t seat = 0, calls
+        cdef rp_phase phase = RP_READY
+        cdef Entry *entry
+        cdef Job job
+        cdef int64_t now
+        if self.timed == 0 or self.released:
+            return
+        for i in range(self.map.slot_mask + 1):
+            entry = &self.entries[i]
+            if entry.job == NULL or entry.doomed:
+                continue
+            job = <Job>entry.job
+            if not job.timeout_ns or not rp_producer_look(&self.producer, i, &pos, &phase, &seat) or phase != RP_RUNNING:
+                continue
+            now = rp_now_ns()
+            calls = load32(&self.map.seats[seat].calls) if entry.count else 0
+            if entry.since == 0 or calls != entry.calls:
+                entry.since = now
+                entry.calls = calls
+                continue
+            if now - entry.since < job.timeout_ns or not rp_producer_doom(&self.producer, pos, seat):
+                continue
+            entry.doomed = True
+            self.doomed.add(seat)
+            # Another thread may use the table meanwhile; the slot stays this task's until its worker is buried.
+            index = entry.index + (min(<Py_ssize_t>calls, entry.count) - 1 if calls else 0)
+            count = entry.count
+            at = entry.index
+            job.place(at, count, failure_of(describe(job._function or "?", index, job.timeout_ns / 1e9, seat)))
+        self.announce()
+        self.tidy()
+
+    cdef bint cancel(self, Job job, bint kill) except -1:
+        cdef uint64_t i, pos = 0
+        cdef uint32_t seat = 0
+        cdef rp_phase phase = RP_READY
+        cdef Entry *entry
+        cdef bint whole = isinstance(job, MapResult), kept = False
+        self.check()
+        self.collect()
+        if self.released:
+            return False
+        for i in range(self.map.slot_mask + 1):
+            entry = &self.entries[i]
+            if entry.job != <PyObject *>job or entry.doomed or job.done:
+                continue
+            if not rp_producer_look(&self.producer, i, &pos, &phase, &seat):
+                kept = True
+            elif rp_producer_revoke(&self.producer, pos):
+                # Its outcome is dropped: the job is done before the next look at it, or has other tasks.
+                entry.doomed = True
+                self.settle(pos, None, 0)
+            elif kill and rp_producer_look(&self.producer, i, &pos, &phase, &seat) and rp_producer_doom(&self.producer, pos, seat):
+                entry.doomed = True
+                self.doomed.add(seat)
+            else:
+                kept = True
+        if self.doomed:
+            self.alarm()
+        if kept and not whole:
+            return False
+        return Collector.cancel(self, job, kill)
 
     @property
     def late(self):
         """Wake-ups by time-out that found work: each one is a bug in a doorbell protocol."""
         if self.released or self.foreign:
             return 0
-        return load32(&self.map.h.late) + sum(load32(&self.map.seats[i].late) for i in range(self.map.nseats))
+        return load32(&self.map.h.late) + sum(load32(&self.map.seats[i].late) for i in range(rp_used(&self.map)))
 
     @property
     def arena_used(self):

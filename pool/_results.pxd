@@ -1,5 +1,7 @@
 """Handles of jobs: see _results.pyx."""
 
+from libc.stdint cimport int64_t
+
 
 cdef class Raw:
     cdef bytes data
@@ -31,7 +33,8 @@ cdef class Collector:
     cdef public object callback_thread
     cdef object __weakref__
     cdef int check(self) except -1
-    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1
+    cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1
     cdef object function_for(self, object target)
     cdef int submitted(self, bint sync) except -1
     cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1
@@ -41,6 +44,7 @@ cdef class Collector:
     cdef int wait_for(self, Waiter waiter, double timeout) except -1
     cdef int refuse_deadlock(self, Job job) except -1
     cdef int poll(self) except -1
+    cdef bint cancel(self, Job job, bint kill) except -1
     cdef int settled(self, Job job) noexcept
     cdef int wants_more(self, Job job) except -1
     cdef int resume(self, Job job) except -1
@@ -58,7 +62,9 @@ cdef class Job(Waiter):
     cdef object __weakref__
     cdef object callback, error_callback
     cdef Failure failure
-    cdef bint done, visible
+    cdef bint done, visible, was_cancelled
+    cdef int64_t timeout_ns      # that each call may take; 0: any
+    cdef int retries             # how often a task whose worker was lost is run again
     cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept
     cdef int abort(self, object error) noexcept
     cdef int finish(self) noexcept

@@ -11,6 +11,7 @@ Collector is the base of the dispatchers: what is the same for processes and thr
 import os
 import threading
 import types
+from concurrent.futures import CancelledError
 from multiprocessing import TimeoutError
 from multiprocessing.pool import RemoteTraceback
 
@@ -18,6 +19,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
 
 import pickle
 
@@ -126,12 +128,15 @@ cdef class Collector:
 
     # ---- submit
 
-    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1:
-        """Common to all jobs. An error in the making of the function ends the job. ValueError if the pool was closed meanwhile."""
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1:
+        """Common to all jobs. limits: None, or (nanoseconds that a call may take, 0: any; how often a task whose worker was lost is
+        run again). An error in the making of the function ends the job. ValueError if the pool was closed meanwhile."""
         self.check()
         if self.closing and self.ended is None:
             raise ValueError("Pool not running")
         job.collector = self
+        if limits is not None:
+            self.limit(job, limits[0], limits[1])
         self.unfinished += 1
         if self.ended is not None:
             # Without callbacks: their thread may have ended, and the job would never be ready.
@@ -153,6 +158,11 @@ cdef class Collector:
             raise
         return 0
 
+    cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1:
+        job.timeout_ns = timeout_ns
+        job.retries = retries
+        return 0
+
     cdef object function_for(self, object target):
         """What job.function shall be, an object with a `name`."""
         raise NotImplementedError
@@ -162,14 +172,14 @@ cdef class Collector:
         return self.tidy()
 
     def submit_iterator(self, pool, target, iterable, bint star, bint unordered, Py_ssize_t chunksize, Py_ssize_t buffersize,
-                        start_feeder):
-        """IMapIterator. start_feeder: None if iterating runs no user code; else a function of (function, args) that starts a
-        thread which calls it. Raises what that raises: RuntimeError when there are no more threads."""
+                        limits, start_feeder):
+        """IMapIterator. limits: see `begin`. start_feeder: None if iterating runs no user code; else a function of (function, args)
+        that starts a thread which calls it. Raises what that raises: RuntimeError when there are no more threads."""
         cdef IMapIterator job = (IMapUnorderedIterator if unordered else IMapIterator).__new__(
             IMapUnorderedIterator if unordered else IMapIterator)
         job.buffersize = buffersize
         job.limited = buffersize > 0
-        self.begin(job, pool, target, None, None)
+        self.begin(job, pool, target, None, None, limits)
         try:
             if start_feeder is None:
                 self.pull(job, iter(iterable), star, chunksize)
@@ -189,7 +199,7 @@ cdef class Collector:
     def failed(self, pool, error, callback, error_callback):
         """A MapResult that has failed before it had a task."""
         cdef MapResult job = MapResult.__new__(MapResult)
-        self.begin(job, pool, len, callback, error_callback)
+        self.begin(job, pool, len, callback, error_callback, None)
         job.abort(error)
         self.submitted(False)
         return job
@@ -280,6 +290,17 @@ cdef class Collector:
         raise NotImplementedError
 
     # ---- outcomes
+
+    cdef bint cancel(self, Job job, bint kill) except -1:
+        """Ends the job with CancelledError, unless it is done. Subclasses see to its tasks first, and return False if it is a
+        single one that has started."""
+        if job.done:
+            return False
+        job.was_cancelled = True
+        job.abort(CancelledError())
+        self.ring()
+        self.tidy()
+        return True
 
     cdef int settled(self, Job job) noexcept:
         """The job is done: its function and callbacks are the collector's to look after."""
@@ -381,6 +402,21 @@ cdef class AsyncResult(Job):
     """
 
     __class_getitem__ = classmethod(types.GenericAlias)
+
+    def cancel(self, kill: bool = False) -> bool:
+        """Ends the call with concurrent.futures.CancelledError. True if it is cancelled; False if it has completed, or its task is
+        running.
+
+        A task that has not started never starts. kill: a worker that runs it is killed, and replaced. Of a map, the tasks that run
+        are left to run without `kill`, and what they return is dropped.
+        """
+        if self.done:
+            return self.was_cancelled
+        return self.collector.cancel(self, kill)
+
+    def cancelled(self) -> bool:
+        """True if the call was cancelled."""
+        return self.was_cancelled
 
     def ready(self) -> bool:
         """True once the call has completed and its callback has run."""

@@ -101,12 +101,12 @@ cdef class ThreadDispatcher(Collector):
 
     # ---- submit
 
-    cdef int begin(self, Job job, object pool, object target, callback, error_callback) except -1:
+    cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1:
         # First of all, so that end() finds it.
         job.collector = self
         self.live.add(job)
         try:
-            return Collector.begin(self, job, pool, target, callback, error_callback)
+            return Collector.begin(self, job, pool, target, callback, error_callback, limits)
         except BaseException:
             self.live.discard(job)
             raise
@@ -116,11 +116,11 @@ cdef class ThreadDispatcher(Collector):
         function.target = target
         return function
 
-    def submit_call(self, pool, target, args, kwds, callback, error_callback, bint sync):
+    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
         """AsyncResult of target(*args, **kwds). sync: as for the other dispatcher, of no use here."""
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
         cdef Task task = Task.__new__(Task)
-        self.begin(job, pool, target, callback, error_callback)
+        self.begin(job, pool, target, callback, error_callback, limits)
         task.job = job
         task.kind = CALL
         task.value = args
@@ -130,14 +130,14 @@ cdef class ThreadDispatcher(Collector):
         return job
 
     def submit_map(self, pool, target, items, Py_ssize_t length, bint star, Py_ssize_t chunksize, bint adaptive,
-                   callback, error_callback, bint sync):
+                   callback, error_callback, limits, bint sync):
         """MapResult. items: an iterator that runs no user code and gives `length` > 0 items; chunksize 1 or more. adaptive, sync:
         as for the other dispatcher, of no use here."""
         cdef MapResult job = MapResult.__new__(MapResult)
         cdef Source source
         job.values = [None] * length
         job.left = length
-        self.begin(job, pool, target, callback, error_callback)
+        self.begin(job, pool, target, callback, error_callback, limits)
         source = self.source_of(job, items, star, chunksize)
         source.left = length
         self.enqueue(job, source)

@@ -10,8 +10,11 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.signal cimport kill
+from posix.unistd cimport getpid, pause
 
 from pool._codec cimport Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write
 from pool._csrc cimport *
@@ -22,6 +25,7 @@ cdef extern from "Python.h":
 cdef enum:
     FUNCTIONS_KEPT = 64
     STRICT_NS = 5000        # how long results may go unannounced between two tasks
+    WEIGH_NS = 1000000      # how often a worker looks how much memory it holds
 
 
 cdef class Worker:
@@ -38,6 +42,8 @@ cdef class Worker:
     cdef dict functions
     cdef object load_function, encode_error
     cdef uint32_t seat, last_id
+    cdef rp_slot *slot      # of the task that has no result yet; NULL: there is none
+    cdef uint64_t pos
     cdef object last_function
 
     def __cinit__(self, int fd, uint32_t seat, load_function, encode_error):
@@ -71,18 +77,31 @@ cdef class Worker:
         self.send(RESULT_BOOT, <const unsigned char *>PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error), 0)
         rp_writer_announce_now(&self.writer, True)
 
-    def serve(self, Py_ssize_t tasks):
-        """Runs tasks until the pool stops, or until so many slots were served (negative: no limit). Returns how many."""
-        cdef rp_slot *slot
-        cdef uint64_t pos = 0
-        cdef Py_ssize_t served = 0, since = 0
-        cdef int64_t now, begin = rp_now_ns()
+    def stand_by(self):
+        """Tells the parent that this worker is ready, and waits until it is to serve. False: it is to leave instead."""
+        cdef rp_seat *seat = &self.map.seats[self.seat]
+        cdef bint serve = False
         if rp_forked():
             # The initializer forked and came back in both processes: only the worker itself may sit here.
             os._exit(0)
-        store32(&self.map.seats[self.seat].phase, RP_SEAT_SERVING)
+        store32(&seat.phase, RP_SEAT_READY)
         rp_writer_announce_now(&self.writer, True)
-        while served != tasks:
+        while not serve and load32(&seat.orders) != RP_LEAVE and not load32(&self.map.h.stop):
+            with nogil:
+                serve = rp_worker_stand_by(&self.consumer)
+            self.ignore_interrupt()
+        return serve
+
+    def serve(self, Py_ssize_t tasks, uint64_t most_bytes):
+        """Runs tasks until the pool stops or sends this worker away, until so many slots were served (negative: no limit), or
+        until it holds more than so many bytes of memory (0: no limit) after a task. Returns how many slots were served."""
+        cdef rp_seat *seat = &self.map.seats[self.seat]
+        cdef rp_slot *slot
+        cdef uint64_t pos = 0, held
+        cdef Py_ssize_t served = 0, since = 0
+        cdef int64_t now, begin = rp_now_ns(), weighed = 0
+        store32(&seat.phase, RP_SEAT_SERVING)
+        while served != tasks and glance32(&seat.orders) != RP_LEAVE:
             slot = rp_consumer_claim(&self.consumer, &pos)
             if slot == NULL:
                 if load32(&self.map.h.stop):
@@ -99,6 +118,14 @@ cdef class Worker:
                 os._exit(0)
             served += 1
             since += 1
+            if most_bytes:
+                now = rp_now_ns()
+                if now - weighed >= WEIGH_NS:
+                    weighed = now
+                    held = rp_resident_bytes()
+                    if held > most_bytes:
+                        store64(&seat.held, held)
+                        break
             if rp_consumer_in_stretch(&self.consumer):
                 rp_writer_announce(&self.writer)
                 continue
@@ -110,7 +137,7 @@ cdef class Worker:
                 since = 0
             else:
                 rp_writer_announce(&self.writer)
-        store32(&self.map.seats[self.seat].phase, RP_SEAT_LEAVING)
+        store32(&seat.phase, RP_SEAT_LEAVING)
         rp_writer_announce_now(&self.writer, True)
         return served
 
@@ -136,7 +163,7 @@ cdef class Worker:
             if at == NULL:
                 raise RuntimeError("the pool's shared memory is damaged: a function lies outside of it")
             function = self.load_function(PyMemoryView_FromMemory(<char *>at, size, PyBUF_READ))
-            if slot.keep:
+            if slot.flags & RP_KEEP:
                 if len(self.functions) >= FUNCTIONS_KEPT:
                     self.functions.clear()
                 self.functions[slot.func_id] = function
@@ -146,12 +173,15 @@ cdef class Worker:
 
     cdef int run(self, rp_slot *slot, uint64_t pos) except -1:
         """Runs the task and publishes its outcome, whatever that is."""
-        cdef const unsigned char *at = slot.data
-        cdef Py_ssize_t size = slot.len
-        cdef int kind = slot.kind
+        cdef const unsigned char *at
+        cdef Py_ssize_t size
+        cdef int kind
         cdef int64_t begin = 0
-        cdef bint sent
-        rp_consumer_start(&self.consumer, slot, pos)
+        if not rp_consumer_start(&self.consumer, slot, pos):
+            return 0
+        at, size, kind = slot.data, slot.len, slot.kind
+        self.slot = slot
+        self.pos = pos
         result = None
         try:
             if slot.off:
@@ -171,7 +201,12 @@ cdef class Worker:
                 args = kwds = None
             else:
                 begin = rp_now_ns()
-                result = call_chunk(function, decode_values(at, size), kind == TASK_CHUNK_STAR)
+                values = decode_values(at, size)
+                if slot.flags & RP_COUNTED:
+                    result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
+                else:
+                    result = call_chunk(function, values, kind == TASK_CHUNK_STAR)
+                values = None
         except BaseException as error:
             self.fail(error, None, pos)
             return 0
@@ -188,6 +223,28 @@ cdef class Worker:
             self.fail(error, None, pos)
         return 0
 
+    cdef list call_counted(self, object function, list values, bint star):
+        """As call_chunk; says in the seat which of the calls is under way."""
+        cdef rp_u32 *calls = &self.map.seats[self.seat].calls
+        cdef list results = []
+        cdef uint32_t n = 0
+        try:
+            for value in values:
+                n += 1
+                note32(calls, n)
+                results.append(call_star(function, value) if star else call_item(function, value))
+        finally:
+            note32(calls, 0)
+        return results
+
+    cdef int finish(self) noexcept:
+        """Before anything of the result is published. Does not return if the task was doomed."""
+        if self.slot != NULL and not rp_consumer_finish(&self.consumer, self.slot, self.pos):
+            kill(getpid(), SIGKILL)
+            pause()
+        self.slot = NULL
+        return 0
+
     cdef int send_value(self, object value, uint64_t pos) except -1:
         cdef Py_ssize_t size = simple_size(value)
         cdef unsigned char *to
@@ -196,6 +253,7 @@ cdef class Worker:
             # A full ring is waited for only with the value in safety: another thread of the task may change it.
             if to != NULL:
                 simple_write(value, to)
+                self.finish()
                 rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
                 return 0
         self.scratch.used = 0
@@ -250,6 +308,7 @@ cdef class Worker:
         cdef uint64_t total = size + 1, offset = 0, n
         cdef uint64_t most = rp_writer_limit(&self.writer)
         cdef unsigned char *to
+        self.finish()
         if <uint64_t>size <= most:
             to = self.reserve(size)
             memcpy(to, data, size)

@@ -1,5 +1,6 @@
 """Errors that the pool itself raises, and how a task's error travels."""
 
+import multiprocessing
 import pickle
 import signal
 import traceback
@@ -9,7 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 
 from pool._codec import encode
 
-__all__ = ["MaybeEncodingError", "PoolTerminatedError", "RemoteTraceback", "WorkerLostError"]
+__all__ = ["MaybeEncodingError", "PoolTerminatedError", "RemoteTraceback", "TaskTimeoutError", "WorkerLostError"]
 
 
 class WorkerLostError(BrokenProcessPool):
@@ -36,6 +37,27 @@ class WorkerLostError(BrokenProcessPool):
         return type(self), (*self.args, self.pid, self.exitcode, self.function, self.index)
 
 
+class TaskTimeoutError(multiprocessing.TimeoutError):
+    """A task ran for longer than its task_timeout, and its worker was killed for it.
+
+    Attributes:
+        seconds: float or None, the limit.
+        pid: int or None, the process that was killed.
+        function: str or None, the qualified name of what was called.
+        index: int or None, the task's place in its job.
+    """
+
+    def __init__(self, message, seconds=None, pid=None, function=None, index=None):
+        super().__init__(message)
+        self.seconds = seconds
+        self.pid = pid
+        self.function = function
+        self.index = index
+
+    def __reduce__(self):
+        return type(self), (*self.args, self.seconds, self.pid, self.function, self.index)
+
+
 class PoolTerminatedError(RuntimeError):
     """The pool was terminated while this call was pending."""
 
@@ -58,6 +80,14 @@ def worker_lost(pid, exitcode, function, index):
     return WorkerLostError(
         f"worker process {pid} died while it ran {function}, task {index}: {describe_exit(exitcode)}",
         pid, exitcode, function, index,
+    )
+
+
+def task_timeout(pid, function, index, seconds):
+    """The error of a task that took too long."""
+    return TaskTimeoutError(
+        f"{function}, task {index}, ran for longer than its limit of {seconds:g} s; its worker process {pid} was killed",
+        seconds, pid, function, index,
     )
 
 

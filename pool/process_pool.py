@@ -43,6 +43,11 @@ class Pool(multiprocessing.pool.Pool):
     starts. maxtasksperchild: int, chunks that a worker serves before it is replaced. context: a multiprocessing context; None:
     the default one.
 
+    task_timeout: seconds that one function call may take; then its worker is killed and the call fails with TaskTimeoutError. None:
+    any time. retries: int, how often a task is run again whose worker was lost. Both hold for every call that does not say
+    otherwise. max_memory_per_child: int, KiB of resident memory; a worker that holds more after a task is replaced. daemon: False
+    lets tasks have children of their own, and so pools.
+
     Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
     """
 
@@ -51,7 +56,19 @@ class Pool(multiprocessing.pool.Pool):
     # Whether the size of chunks may follow the measured cost of tasks.
     _adaptive = True
 
-    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
+    def __init__(
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        task_timeout=None,
+        retries=0,
+        max_memory_per_child=None,
+        daemon=True,
+    ):
         # First of all, so that __del__ finds them if a check below raises.
         self._pool = []
         self._state = INIT
@@ -61,6 +78,12 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if max_memory_per_child is not None and operator.index(max_memory_per_child) < 1:
+            raise ValueError("max_memory_per_child must be a positive int of KiB, or None")
+        self._task_timeout_ns = _nanoseconds(task_timeout)
+        self._retries = _retry_count(retries)
+        self._max_memory_per_child = max_memory_per_child
+        self._daemon = bool(daemon)
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
@@ -90,9 +113,11 @@ class Pool(multiprocessing.pool.Pool):
     def _equip(self, start):
         """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
         supervisor = None
+        self._seats = _seat_count(self._processes)
         method = _start_method(self._ctx)
         core = Dispatcher(
-            seats=self._processes,
+            seats=self._seats,
+            workers=self._processes,
             encode_function=FunctionEncoder(forked=method == "fork"),
             callbacks=self._callbacks.put,
             alarm=lambda: supervisor.ring(),
@@ -107,8 +132,10 @@ class Pool(multiprocessing.pool.Pool):
             self._initializer,
             self._initargs,
             self._maxtasksperchild,
+            None if self._max_memory_per_child is None else 1024 * operator.index(self._max_memory_per_child),
             self._callbacks,
             method,
+            self._daemon,
         )
         return core, supervisor
 
@@ -133,59 +160,79 @@ class Pool(multiprocessing.pool.Pool):
     def _repopulate_pool(self):
         self._supervisor.repopulate()
 
-    def apply(self, func, args=(), kwds={}):
-        """func(*args, **kwds), in a worker: returns its value or raises its error."""
-        self._check_running()
-        return self._core.submit_call(self, func, args, kwds, None, None, True).get()
+    def resize(self, processes):
+        """From now on so many workers.
 
-    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
+        processes: int, 1 or more. More are started before this returns; those that are too many leave after the tasks that they
+        run, and are not waited for. Raises OSError if the system refuses, ValueError if the pool is closed.
+        """
+        self._check_running()
+        if processes is None:
+            raise TypeError("processes must be an integer, not None")
+        count = _process_count(processes)
+        if count > self._seats:
+            raise ValueError(f"no room for {count} processes under this limit on the address space (ulimit -v)")
+        self._supervisor.resize(count)
+        self._processes = count
+
+    def apply(self, func, args=(), kwds={}, *, task_timeout=None, retries=None):
+        """func(*args, **kwds), in a worker: returns its value or raises its error.
+
+        task_timeout, retries: as for the pool, for this call; None: the pool's.
+        """
+        self._check_running()
+        limits = self._limits(task_timeout, retries)
+        return self._core.submit_call(self, func, args, kwds, None, None, limits, True).get()
+
+    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None, *, task_timeout=None, retries=None):
         """As apply, but returns an AsyncResult at once. Never blocks.
 
         callback, error_callback: functions of the value or the error, called on the pool's callback thread.
         """
         self._check_running()
+        limits = self._limits(task_timeout, retries)
         self._prepare(callback, error_callback)
-        return self._core.submit_call(self, func, args, kwds, callback, error_callback, False)
+        return self._core.submit_call(self, func, args, kwds, callback, error_callback, limits, False)
 
-    def map(self, func, iterable, chunksize=None):
+    def map(self, func, iterable, chunksize=None, *, task_timeout=None, retries=None):
         """[func(x) for x in iterable], in the workers.
 
         chunksize: int, items that travel and fail together; None: chosen while running. Raises the first error, after all tasks
         have ended.
         """
-        return self._map(func, iterable, False, chunksize, None, None, True).get()
+        return self._map(func, iterable, False, chunksize, None, None, True, task_timeout, retries).get()
 
-    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, *, task_timeout=None, retries=None):
         """As map, but returns an AsyncResult at once."""
-        return self._map(func, iterable, False, chunksize, callback, error_callback, False)
+        return self._map(func, iterable, False, chunksize, callback, error_callback, False, task_timeout, retries)
 
-    def starmap(self, func, iterable, chunksize=None):
+    def starmap(self, func, iterable, chunksize=None, *, task_timeout=None, retries=None):
         """[func(*args) for args in iterable], in the workers; as map otherwise."""
-        return self._map(func, iterable, True, chunksize, None, None, True).get()
+        return self._map(func, iterable, True, chunksize, None, None, True, task_timeout, retries).get()
 
-    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, *, task_timeout=None, retries=None):
         """As starmap, but returns an AsyncResult at once."""
-        return self._map(func, iterable, True, chunksize, callback, error_callback, False)
+        return self._map(func, iterable, True, chunksize, callback, error_callback, False, task_timeout, retries)
 
-    def imap(self, func, iterable, chunksize=1, *, buffersize=None):
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None, task_timeout=None, retries=None):
         """An iterator over func(x) for x in iterable, in that order.
 
         chunksize: int, items that travel and fail together. buffersize: int, tasks (chunks) that may be ahead of the consumer;
         None: no limit. An error is raised at its place.
         """
-        return self._imap(func, iterable, False, False, chunksize, buffersize)
+        return self._imap(func, iterable, False, False, chunksize, buffersize, task_timeout, retries)
 
-    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, task_timeout=None, retries=None):
         """As imap, in the order of completion."""
-        return self._imap(func, iterable, False, True, chunksize, buffersize)
+        return self._imap(func, iterable, False, True, chunksize, buffersize, task_timeout, retries)
 
-    def istarmap(self, func, iterable, chunksize=1, *, buffersize=None):
+    def istarmap(self, func, iterable, chunksize=1, *, buffersize=None, task_timeout=None, retries=None):
         """As imap, with func(*args) for args in iterable."""
-        return self._imap(func, iterable, True, False, chunksize, buffersize)
+        return self._imap(func, iterable, True, False, chunksize, buffersize, task_timeout, retries)
 
-    def istarmap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+    def istarmap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, task_timeout=None, retries=None):
         """As istarmap, in the order of completion."""
-        return self._imap(func, iterable, True, True, chunksize, buffersize)
+        return self._imap(func, iterable, True, True, chunksize, buffersize, task_timeout, retries)
 
     def close(self):
         """No more tasks are taken; the workers leave when all that were taken are done."""
@@ -212,13 +259,20 @@ class Pool(multiprocessing.pool.Pool):
             raise RuntimeError("cannot join current thread")
         self._supervisor.wait()
 
+    def _limits(self, task_timeout, retries):
+        """What the dispatcher takes as limits: None, or (nanoseconds that a call may take, 0: any; retries)."""
+        timeout = self._task_timeout_ns if task_timeout is None else _nanoseconds(task_timeout)
+        again = self._retries if retries is None else _retry_count(retries)
+        return (timeout, again) if timeout or again else None
+
     def _prepare(self, callback, error_callback):
         if callback is not None or error_callback is not None:
             self._callbacks.start()
 
-    def _map(self, func, iterable, star, chunksize, callback, error_callback, sync):
+    def _map(self, func, iterable, star, chunksize, callback, error_callback, sync, task_timeout, retries):
         self._check_running()
         _check_chunksize(chunksize)
+        limits = self._limits(task_timeout, retries)
         self._prepare(callback, error_callback)
         kind = type(iterable)
         if kind is list:
@@ -235,16 +289,17 @@ class Pool(multiprocessing.pool.Pool):
         length = len(iterable)
         if length == 0:
             return self._core.empty(self)
-        adaptive = chunksize is None and self._adaptive and self._maxtasksperchild is None
-        if adaptive:
+        adaptive = chunksize is None and self._adaptive and self._maxtasksperchild is None and limits is None
+        if adaptive or (chunksize is None and limits is not None):
+            # With limits, a task whose worker is killed takes no neighbour with it.
             chunksize = 1
         elif chunksize is None:
             chunksize = -(-length // (4 * self._processes))
         return self._core.submit_map(
-            self, func, iter(iterable), length, star, operator.index(chunksize), adaptive, callback, error_callback, sync
+            self, func, iter(iterable), length, star, operator.index(chunksize), adaptive, callback, error_callback, limits, sync
         )
 
-    def _imap(self, func, iterable, star, unordered, chunksize, buffersize):
+    def _imap(self, func, iterable, star, unordered, chunksize, buffersize, task_timeout, retries):
         self._check_running()
         if chunksize is None:
             raise TypeError("chunksize must be an integer, not None")
@@ -254,12 +309,13 @@ class Pool(multiprocessing.pool.Pool):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         chunksize = operator.index(chunksize)
+        limits = self._limits(task_timeout, retries)
         harmless = type(iterable) in _HARMLESS
         if type(iterable) is list and buffersize is None:
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
         result = self._core.submit_iterator(
-            self, func, iterable, star, unordered, chunksize, buffersize or 0, None if harmless else _start_feeder
+            self, func, iterable, star, unordered, chunksize, buffersize or 0, limits, None if harmless else _start_feeder
         )
         if chunksize == 1:
             return result
@@ -288,6 +344,32 @@ def _process_count(processes):
     if processes > MAX_PROCESSES:
         raise ValueError(f"Number of processes must be at most {MAX_PROCESSES}")
     return processes
+
+
+def _seat_count(processes):
+    """Processes that there can be at once. They cost address space only; where that is limited, as many as there should be, and
+    some for those that are just being replaced."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return MAX_PROCESSES
+    return min(MAX_PROCESSES, 2 * processes + 2)
+
+
+def _nanoseconds(seconds):
+    """Of a time limit; 0 for none."""
+    if seconds is None:
+        return 0
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"task_timeout must be a number of seconds or None, not {type(seconds).__name__}")
+    if not seconds > 0:
+        raise ValueError(f"task_timeout must be more than 0 seconds, not {seconds!r}")
+    return max(1, int(seconds * 1e9)) if seconds < 1e9 else 0
+
+
+def _retry_count(retries):
+    count = operator.index(retries)
+    if not 0 <= count < 1 << 31:
+        raise ValueError(f"retries must be 0 or more, not {retries!r}")
+    return count
 
 
 def _check_chunksize(chunksize):

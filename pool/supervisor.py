@@ -14,11 +14,12 @@ import time
 from multiprocessing import resource_tracker, util
 
 from pool import _signals as signals
-from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, worker_lost
+from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
 from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
+SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
 
 # The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
@@ -27,20 +28,30 @@ _starting = threading.local()
 
 class Supervisor:
     """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started.
-    method: name of the start method, or None if the context does not tell.
+    method: name of the start method, or None if the context does not tell. maxtasks, most_bytes: when a worker is replaced, see
+    worker.py. daemon: whether workers are daemonic processes.
+
+    Workers that are replaced leave by themselves. Once one has, another is started ahead of the next: a spare, which stands by
+    with its initializer behind it until a seat falls vacant.
     """
 
-    def __init__(self, core, processes, start, initializer, initargs, maxtasks, callbacks, method):
-        self.workers = []  # the pool's `_pool`: processes in the order of their start
+    def __init__(self, core, processes, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon):
+        self.workers = []  # the pool's `_pool`: processes that serve or are to serve, in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
         self._processes = processes
         self._new_process = start
-        self._arguments = (initializer, initargs, maxtasks)
+        self._arguments = (initializer, initargs, maxtasks, most_bytes)
+        self._most_bytes = most_bytes
+        self._daemon = daemon
         self._callbacks = callbacks
         self._method = method
         self._mask = None  # the signal mask that workers are to have; None: as they were started
         self._seat_of = {}  # process: seat
+        self._spares = []  # processes that stand by
+        self._leaving = set()  # processes that were sent away
+        self._recycling = False  # a worker was replaced for its age or size
+        self._told_of_memory = False
         self._watch = {}  # descriptor: process
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
@@ -90,11 +101,26 @@ class Supervisor:
         with signals.held(block=inherited) as mask, self._lock:
             if self._mask is None and inherited:
                 self._mask = mask
-            taken = set(self._seat_of.values())
-            for seat in range(self._processes):
-                if seat not in taken and not self._terminating and not self._finishing:
-                    self._start_worker(seat)
+            while self._vacant() > 0:
+                if self._spares:
+                    worker = self._spares.pop(0)
+                    self.workers.append(worker)
+                else:
+                    worker = self._start_worker()
+                    self.workers.append(worker)
+                    self._watch_worker(worker)
+                self._core.send_for(self._seat_of[worker])
         self.ring()  # the thread may be blocked on the old set of descriptors
+
+    def resize(self, processes):
+        """From now on so many workers. Those that are too many leave after their tasks. OSError if the system refuses more."""
+        with signals.held(), self._lock:
+            self._processes = self._core.workers = processes
+            staying = [worker for worker in self.workers if worker not in self._leaving]
+            for worker in staying[processes:]:
+                self._leaving.add(worker)
+                self._core.send_away(self._seat_of[worker])
+        self.repopulate()
 
     def start_collector(self):
         """The dispatcher asks for this when a job must be collected by somebody who does not wait for it. True if it runs."""
@@ -151,7 +177,8 @@ class Supervisor:
         try:
             while not self._done():
                 self._poll_once()
-                self._kill_broken()
+                self._core.overdue(self._describe_timeout)
+                self._kill_condemned()
                 if self._terminating:
                     self._end_workers()
                 elif self._wanted():
@@ -170,16 +197,29 @@ class Supervisor:
             return False
         return self._terminating or self.failure is not None or (self._closing and self._core.idle)
 
+    def _vacant(self):
+        """How many workers are missing."""
+        if self._terminating or self._finishing or self.failure is not None:
+            return 0
+        return self._processes - sum(worker not in self._leaving for worker in self.workers)
+
+    def _lacking(self):
+        """How many spares are missing."""
+        if not self._recycling or self._closing or self._terminating or self._finishing or self.failure is not None:
+            return 0
+        return max(1, self._processes // SPARES_ONE_IN) - len(self._spares)
+
     def _wanted(self):
-        if self.failure is not None or len(self._seat_of) >= self._processes:
+        if self._closing and self._core.idle:
             return False
-        return not (self._closing and self._core.idle)
+        return self._vacant() > 0 or self._lacking() > 0
 
     def _poll_once(self):
-        timeout = None
+        timeout = self._core.next_look()
         if self._wanted():
-            timeout = max(0.0, self._next_try - time.monotonic()) * 1000
-        for fd, _ in self._poll.poll(timeout):
+            left = max(0.0, self._next_try - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
             self._heed(fd)
 
     def _heed(self, fd):
@@ -203,13 +243,19 @@ class Supervisor:
         worker.join(0.5)  # the exit code may come a little later, by way of the fork server
         exitcode = worker.exitcode
         started = self._core.seat_started(seat)
+        held = self._core.seat_held(seat)
         lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index))
         util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
         with self._lock:
             del self._seat_of[worker]
-            self.workers.remove(worker)
+            (self._spares if worker in self._spares else self.workers).remove(worker)
+            sent_away = worker in self._leaving
+            self._leaving.discard(worker)
         if started:
             self._failed_starts = 0
+            self._recycling = self._recycling or (exitcode == 0 and not sent_away and not self._closing)
+            if held:
+                self._tell_of_memory(worker, held)
             return
         cause = self._core.boot_error(seat)
         self._failed_starts += 1
@@ -227,12 +273,27 @@ class Supervisor:
         self._core.end(self.failure)
         self._end_workers()
 
-    def _kill_broken(self):
-        broken = self._core.broken_seats()
-        for worker, seat in list(self._seat_of.items()):
-            if seat in broken:
-                util.debug("worker %s wrote nonsense into its ring", worker.pid)
-                worker.kill()
+    def _tell_of_memory(self, worker, held):
+        tell = util.info if self._told_of_memory else util.get_logger().warning
+        self._told_of_memory = True
+        tell(
+            "worker process %s is replaced: it holds %d KiB of memory, max_memory_per_child is %d KiB (from now on logged as info)",
+            worker.pid,
+            held // 1024,
+            self._most_bytes // 1024,
+        )
+
+    def _kill_condemned(self):
+        condemned = self._core.condemned_seats()
+        if condemned:
+            for worker, seat in list(self._seat_of.items()):
+                if seat in condemned:
+                    util.debug("worker %s is killed for its task, or for nonsense in its ring", worker.pid)
+                    _signal(worker.kill)
+
+    def _describe_timeout(self, function, index, seconds, seat):
+        pid = next((worker.pid for worker, place in list(self._seat_of.items()) if place == seat), None)
+        return task_timeout(pid, function, index, seconds)
 
     def _replace(self):
         now = time.monotonic()
@@ -240,6 +301,11 @@ class Supervisor:
             return
         try:
             self.repopulate()
+            with self._lock:
+                while self._lacking() > 0:
+                    worker = self._start_worker()
+                    self._spares.append(worker)
+                    self._watch_worker(worker)
             self._next_try, self._delay = 0.0, BACK_OFF[0]
             self._deserted_since = None
         except Exception as error:
@@ -254,11 +320,14 @@ class Supervisor:
                 self.failure = error
                 self._core.end(error)
 
-    def _start_worker(self, seat):
+    def _start_worker(self):
+        taken = set(self._seat_of.values())
+        seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
+        self._core.open_seat(seat)
         handle = Handle(self._core.fd, self._owner_fd)
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
-        worker.daemon = True
+        worker.daemon = self._daemon
         _starting.supervisor = self
         try:
             with _importable_main():
@@ -266,7 +335,9 @@ class Supervisor:
         finally:
             _starting.supervisor = None
         self._seat_of[worker] = seat
-        self.workers.append(worker)
+        return worker
+
+    def _watch_worker(self, worker):
         fd = _pidfd(getattr(worker, "pid", None))
         if fd < 0:
             fd = getattr(worker, "sentinel", -1)

@@ -28,6 +28,14 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
     def __init__(self, processes=None, initializer=None, initargs=()):
         super().__init__(processes, initializer, initargs)
 
+    def _limits(self, task_timeout, retries):
+        if task_timeout is not None:
+            raise ValueError("a ThreadPool has no task_timeout: threads cannot be killed")
+        return super()._limits(task_timeout, retries)
+
+    def resize(self, processes):
+        raise NotImplementedError("the number of a ThreadPool's threads is fixed")
+
     def _equip(self, start):
         callbacks = self._callbacks
         core = ThreadDispatcher(callbacks=callbacks.put, finished=lambda: callbacks.stop(0))

@@ -33,11 +33,11 @@ class Handle:
                 os.set_inheritable(fd, False)
 
 
-def work(handle, seat, mask, initializer, initargs, maxtasks):
+def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
     """The target of a worker process.
 
     seat: which control block and ring are this worker's. mask: the signals to block, or None to leave that as it is.
-    maxtasks: tasks to serve, or None.
+    maxtasks: tasks to serve, or None. most_bytes: of memory that it may hold after a task, or None.
     """
     _forget_handlers(mask)
     try:
@@ -51,7 +51,8 @@ def work(handle, seat, mask, initializer, initargs, maxtasks):
             except BaseException as error:
                 worker.boot_failed(encode_error(error))
                 raise SystemExit(1) from None
-        worker.serve(-1 if maxtasks is None else maxtasks)
+        if worker.stand_by():
+            worker.serve(-1 if maxtasks is None else maxtasks, most_bytes or 0)
     except KeyboardInterrupt:
         # Ctrl-C outside a task: the owner decides what becomes of the pool, a traceback here would only add noise.
         raise SystemExit(130) from None

@@ -58,10 +58,11 @@ static void serve(const struct rp_map *m, uint32_t seat, struct faults *f)
             continue;
         }
         fault(f, CLAIMED);
-        rp_consumer_start(&c, s, pos);
+        CHECK(rp_consumer_start(&c, s, pos));
         fault(f, RUNNING);
         memcpy(&id, s->data, sizeof id);
         CHECK(s->len == sizeof id && s->func_id == (uint32_t)id);
+        CHECK(rp_consumer_finish(&c, s, pos));
         echo(&w, id, pos, f);
         since++;
         if (rp_consumer_in_stretch(&c)) {
@@ -143,7 +144,7 @@ static uint32_t collect(struct boss *b, uint32_t seat)
     int got;
     for (; (got = rp_reader_peek(&b->readers[seat], &v)) == 1; n++) {
         uint64_t id = 0;
-        CHECK(v.kind == ECHO && rp_producer_runs(&b->p, v.pos, seat));
+        CHECK(v.kind == ECHO && rp_producer_expects(&b->p, v.pos, seat));
         if (v.len >= sizeof id)
             memcpy(&id, v.payload, sizeof id);
         bool good = id == b->id_of_slot[v.pos & b->rig.m.slot_mask] && v.len == length_of(id, b->rig.m.ring_bytes / 4 - 16);

@@ -70,7 +70,8 @@ static uint64_t claim(struct rp_consumer *c, uint64_t *pos)
     return id_in(s);
 }
 
-static void start(struct rp_consumer *c, uint64_t pos) { rp_consumer_start(c, &c->m->slots[pos & c->m->slot_mask], pos); }
+static bool start(struct rp_consumer *c, uint64_t pos) { return rp_consumer_start(c, &c->m->slots[pos & c->m->slot_mask], pos); }
+static bool finish(struct rp_consumer *c, uint64_t pos) { return rp_consumer_finish(c, &c->m->slots[pos & c->m->slot_mask], pos); }
 
 static void one_task_step_by_step(void)
 {
@@ -84,15 +85,106 @@ static void one_task_step_by_step(void)
     CHECK(!rp_consumer_claim(&c, &at));
     CHECK(commit(&a, 41, &pos) && pos == 0);
     CHECK(rp_load_relaxed(&a.rig.m.slots[0].state) == rp_state(0, 0, RP_READY));
-    CHECK(a.p.outstanding == 1 && a.p.tail == 1 && !rp_producer_runs(&a.p, 0, 1));
+    CHECK(a.p.outstanding == 1 && a.p.tail == 1 && !rp_producer_expects(&a.p, 0, 1));
     CHECK(claim(&c, &at) == 41 && at == 0);
-    CHECK(!rp_producer_runs(&a.p, 0, 1));
-    start(&c, at);
+    CHECK(!rp_producer_expects(&a.p, 0, 1));
+    CHECK(!finish(&c, at));
+    CHECK(start(&c, at));
     CHECK(rp_load_relaxed(&a.rig.m.slots[0].state) == rp_state(0, 1, RP_RUNNING));
-    CHECK(rp_producer_runs(&a.p, 0, 1) && !rp_producer_runs(&a.p, 0, 0) && !rp_producer_runs(&a.p, 4, 1));
+    CHECK(!rp_producer_expects(&a.p, 0, 1) && !start(&c, at));
+    CHECK(finish(&c, at) && !finish(&c, at));
+    CHECK(rp_load_relaxed(&a.rig.m.slots[0].state) == rp_state(0, 1, RP_DONE));
+    CHECK(rp_producer_expects(&a.p, 0, 1) && !rp_producer_expects(&a.p, 0, 0) && !rp_producer_expects(&a.p, 4, 1));
     CHECK(!rp_consumer_claim(&c, &at));
     rp_producer_settle(&a.p, 0);
-    CHECK(!rp_producer_runs(&a.p, 0, 1) && a.p.outstanding == 0 && a.p.low == 1);
+    CHECK(!rp_producer_expects(&a.p, 0, 1) && a.p.outstanding == 0 && a.p.low == 1);
+    parent_close(&a);
+}
+
+/* Each pair of steps that want the same task: one of the two has it. */
+static void revoked_task_never_starts(void)
+{
+    struct parent a;
+    struct rp_consumer c;
+    uint64_t pos, at;
+    parent_open(&a, 4, 2, NEAR_WRAP);
+    rp_consumer_init(&c, &a.rig.m, 1);
+    /* While it is ready. */
+    CHECK(commit(&a, 1, &pos) && rp_producer_revoke(&a.p, pos) && !rp_producer_revoke(&a.p, pos));
+    CHECK(!rp_consumer_claim(&c, &at));
+    rp_producer_settle(&a.p, pos);
+    /* Between claim and start, with the slot used again at once. */
+    CHECK(commit(&a, 2, &pos) && claim(&c, &at) == 2 && at == pos);
+    CHECK(rp_producer_revoke(&a.p, pos));
+    rp_producer_settle(&a.p, pos);
+    for (uint64_t i = 0; i < 4; i++)
+        CHECK(commit(&a, 10 + i, &pos));
+    CHECK(!start(&c, at) && !finish(&c, at));
+    /* The worker goes on with what is there. */
+    CHECK(claim(&c, &at) == 10 && start(&c, at));
+    /* Too late. */
+    CHECK(!rp_producer_revoke(&a.p, at) && finish(&c, at) && !rp_producer_revoke(&a.p, at));
+    CHECK(rp_producer_expects(&a.p, at, 1));
+    parent_close(&a);
+}
+
+static void doomed_task_gives_no_result(void)
+{
+    struct parent a;
+    struct rp_consumer c;
+    uint64_t pos, at, lost[2];
+    parent_open(&a, 4, 2, 0);
+    rp_consumer_init(&c, &a.rig.m, 1);
+    CHECK(commit(&a, 1, &pos) && !rp_producer_doom(&a.p, pos, 1));
+    CHECK(claim(&c, &at) == 1 && !rp_producer_doom(&a.p, at, 1));
+    CHECK(start(&c, at) && !rp_producer_doom(&a.p, at, 0) && rp_producer_doom(&a.p, at, 1) && !rp_producer_doom(&a.p, at, 1));
+    CHECK(!finish(&c, at) && !rp_producer_expects(&a.p, at, 1) && !rp_producer_revoke(&a.p, at));
+    CHECK(rp_producer_bury(&a.p, 1, lost, 2) == 1 && lost[0] == at);
+    rp_producer_settle(&a.p, at);
+    CHECK(a.p.outstanding == 0);
+    /* Finished first: the result counts. */
+    CHECK(commit(&a, 2, &pos) && claim(&c, &at) == 2 && start(&c, at) && finish(&c, at));
+    CHECK(!rp_producer_doom(&a.p, at, 1) && rp_producer_expects(&a.p, at, 1));
+    CHECK(rp_producer_bury(&a.p, 1, lost, 2) == 1 && lost[0] == at);
+    parent_close(&a);
+}
+
+static void lost_task_is_run_once_more(void)
+{
+    struct parent a;
+    struct rp_consumer c, other;
+    uint64_t pos, at, lost[2];
+    parent_open(&a, 4, 2, 0);
+    rp_consumer_init(&c, &a.rig.m, 0);
+    rp_consumer_init(&other, &a.rig.m, 1);
+    CHECK(commit(&a, 1, &pos) && claim(&c, &at) == 1 && start(&c, at));
+    CHECK(!rp_consumer_claim(&other, &at));
+    CHECK(rp_producer_bury(&a.p, 0, lost, 2) == 1);
+    rp_producer_retry(&a.p, lost[0]);
+    CHECK(claim(&other, &at) == 1 && at == pos && start(&other, at) && finish(&other, at));
+    CHECK(rp_producer_expects(&a.p, pos, 1) && !rp_producer_expects(&a.p, pos, 0));
+    parent_close(&a);
+}
+
+static void look_tells_who_has_what(void)
+{
+    struct parent a;
+    struct rp_consumer c;
+    uint64_t pos, at;
+    enum rp_phase phase;
+    uint32_t seat;
+    parent_open(&a, 4, 3, 0);
+    rp_consumer_init(&c, &a.rig.m, 2);
+    CHECK(!rp_producer_look(&a.p, 0, &pos, &phase, &seat));
+    CHECK(commit(&a, 1, &pos) && rp_producer_look(&a.p, 0, &at, &phase, &seat) && at == 0 && phase == RP_READY);
+    CHECK(claim(&c, &at) == 1 && start(&c, at));
+    CHECK(rp_producer_look(&a.p, 0, &at, &phase, &seat) && at == 0 && phase == RP_RUNNING && seat == 2);
+    static const uint64_t nonsense[] = {0, 3, UINT64_MAX, 1 << 16 | 3, 3 << 4 | 3, 1 << 4 | 1, 6, 15};
+    for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) {
+        rp_store_relaxed(&a.rig.m.slots[0].state, nonsense[i]);
+        bool known = nonsense[i] == rp_state(0, 0, RP_RUNNING);
+        CHECK(rp_producer_look(&a.p, 0, &at, &phase, &seat) == known);
+    }
     parent_close(&a);
 }
 
@@ -139,7 +231,7 @@ static void busy_slot_is_skipped(void)
     rp_consumer_init(&longest, &a.rig.m, 0);
     rp_consumer_init(&c, &a.rig.m, 1);
     CHECK(commit(&a, 1000, &held) && claim(&longest, &at) == 1000 && at == held);
-    start(&longest, held);
+    CHECK(start(&longest, held));
     uint64_t next = 0, done = 0;
     while (done < 300) {
         while (commit(&a, next, &pos)) {
@@ -148,7 +240,7 @@ static void busy_slot_is_skipped(void)
         }
         CHECK(a.p.outstanding == 4);
         CHECK(claim(&c, &at) == done);
-        start(&c, at);
+        CHECK(start(&c, at));
         rp_producer_settle(&a.p, at);
         done++;
     }
@@ -197,10 +289,10 @@ static void stretch_of_a_stuck_worker_is_taken_by_others(void)
     rp_consumer_pace(&stuck, 0);
     CHECK(claim(&stuck, &pos) == 0);
     CHECK(stuck.stop - stuck.next >= 8);
-    start(&stuck, pos);
+    CHECK(start(&stuck, pos));
     for (uint64_t id, n = 0; (id = claim(&c, &pos)) != UINT64_MAX; n++) {
         sum += id;
-        start(&c, pos);
+        CHECK(start(&c, pos));
         CHECK(n < 64);
     }
     CHECK(sum == 63 * 64 / 2);
@@ -222,7 +314,7 @@ static void stuck_stretch_does_not_starve_in_a_busy_ring(void)
         rp_consumer_init(&stuck, &a.rig.m, 0);
         rp_consumer_pace(&stuck, 0);
         CHECK(claim(&stuck, &pos) == 0);
-        start(&stuck, pos);
+        CHECK(start(&stuck, pos));
         missing = (uint32_t)(stuck.stop - stuck.next);
         uint64_t last = missing;
         for (uint32_t i = 0; i < helpers; i++) {
@@ -253,10 +345,10 @@ static void burial_gives_back_and_reports(void)
     for (uint64_t i = 0; i < 4; i++)
         CHECK(commit(&a, i, &pos));
     CHECK(claim(&dead, &running) == 0);
-    start(&dead, running);
+    CHECK(start(&dead, running));
     CHECK(claim(&dead, &claimed) == 1);
     CHECK(claim(&other, &pos) == 2);
-    start(&other, pos);
+    CHECK(start(&other, pos) && finish(&other, pos));
     uint64_t others = pos;
     CHECK(claim(&other, &pos) == 3);
     CHECK(!rp_consumer_claim(&other, &pos));
@@ -266,7 +358,7 @@ static void burial_gives_back_and_reports(void)
     CHECK(rp_load_relaxed(&a.rig.m.h->rescan) != rescan);
     CHECK(rp_bell_read(&a.rig.m.seats[1].bell) != bell);
     CHECK(rp_load_relaxed(&a.rig.m.h->parked_mask[0]) == 2);
-    CHECK(a.p.outstanding == 4 && rp_producer_runs(&a.p, others, 1));
+    CHECK(a.p.outstanding == 4 && rp_producer_expects(&a.p, others, 1));
     rp_producer_settle(&a.p, lost[0]);
     CHECK(claim(&other, &pos) == 1 && pos == claimed);
     CHECK(!rp_consumer_claim(&other, &pos));
@@ -320,7 +412,7 @@ static void burial_beyond_max_is_reported_by_the_next(void)
     rp_consumer_init(&c, &a.rig.m, 0);
     for (uint64_t i = 0; i < 3; i++) {
         CHECK(commit(&a, i, &pos) && claim(&c, &pos) == i);
-        start(&c, pos);
+        CHECK(start(&c, pos));
     }
     CHECK(rp_producer_bury(&a.p, 0, lost, 2) == 2);
     rp_producer_settle(&a.p, lost[0]);
@@ -413,7 +505,7 @@ static void play(uint32_t nslots, uint64_t begin, uint64_t *seed, bool damage)
     while (settled < TASKS && steps++ < 200000) {
         struct actor *who = &cast[test_below(seed, CAST)];
         uint64_t pos;
-        switch (test_below(seed, 12)) {
+        switch (test_below(seed, 14)) {
         case 0:
         case 1:
         case 2:
@@ -435,7 +527,7 @@ static void play(uint32_t nslots, uint64_t begin, uint64_t *seed, bool damage)
         case 7:
             if (!who->claimed)
                 break;
-            start(&who->c, who->claimed - 1);
+            CHECK(start(&who->c, who->claimed - 1));
             who->running = who->claimed;
             who->running_id = who->claimed_id;
             who->claimed = 0;
@@ -444,7 +536,8 @@ static void play(uint32_t nslots, uint64_t begin, uint64_t *seed, bool damage)
         case 9:
             if (!who->running)
                 break;
-            CHECK(rp_producer_runs(&a.p, who->running - 1, who->c.seat));
+            CHECK(finish(&who->c, who->running - 1));
+            CHECK(rp_producer_expects(&a.p, who->running - 1, who->c.seat));
             settle_in_model(&a, fate, who->running - 1, who->running_id, &settled);
             who->running = 0;
             break;
@@ -460,6 +553,35 @@ static void play(uint32_t nslots, uint64_t begin, uint64_t *seed, bool damage)
                 rp_consumer_init(&who->c, &a.rig.m, who->c.seat);
             }
             rp_consumer_pace(&who->c, (int64_t)test_below(seed, RP_STRETCH_NS));
+            break;
+        case 11:
+            if (!who->running && !who->claimed) {
+                /* A task that nobody in the cast has is never refused. */
+                uint64_t i = test_below(seed, nslots);
+                enum rp_phase phase;
+                uint32_t seat;
+                if (rp_producer_look(&a.p, i, &pos, &phase, &seat) && phase == RP_READY) {
+                    CHECK(rp_producer_revoke(&a.p, pos));
+                    settle_in_model(&a, fate, pos, at_pos[i], &settled);
+                }
+            } else if (who->claimed) {
+                CHECK(rp_producer_revoke(&a.p, who->claimed - 1));
+                settle_in_model(&a, fate, who->claimed - 1, who->claimed_id, &settled);
+                CHECK(!start(&who->c, who->claimed - 1));
+                who->claimed = 0;
+            } else {
+                uint64_t lost[2];
+                CHECK(rp_producer_doom(&a.p, who->running - 1, who->c.seat));
+                CHECK(!finish(&who->c, who->running - 1));
+                CHECK(rp_producer_bury(&a.p, who->c.seat, lost, 2) == 1 && lost[0] == who->running - 1);
+                if (test_below(seed, 2)) {
+                    rp_producer_retry(&a.p, lost[0]);
+                } else {
+                    settle_in_model(&a, fate, lost[0], who->running_id, &settled);
+                }
+                who->running = 0;
+                rp_consumer_init(&who->c, &a.rig.m, who->c.seat);
+            }
             break;
         default:
             if (damage && test_below(seed, 8) == 0) {
@@ -489,12 +611,13 @@ static void random_steps(void)
 struct delivery {
     struct parent a;
     uint32_t consumers, total;
-    bool deaths;
+    bool deaths, revokes;
     rp_u64 through[MOST_SLOTS]; /* consumer: position + 1; producer: back to 0 */
     rp_u32 settled, stuck, over;
     rp_u32 dead[MOST_CONSUMERS];
     rp_u32 got_stuck;
     unsigned char *ran; /* by task id; written by who runs it, and only one may */
+    unsigned char *revoked; /* producer: by task id */
     uint64_t *task_of;  /* producer: by slot */
 };
 static struct delivery ring;
@@ -532,7 +655,10 @@ static void *consume(void *arg)
         uint32_t luck = test_below(&me->seed, 3000);
         if (ring.deaths && luck == 1)
             break;
-        rp_consumer_start(&c, s, pos);
+        if (!rp_consumer_start(&c, s, pos)) {
+            CHECK(ring.revokes);
+            continue;
+        }
         uint64_t id = id_in(s);
         if (id >= ring.total) {
             CHECK(id < ring.total);
@@ -567,8 +693,24 @@ static uint32_t drain(uint32_t *done)
     return n;
 }
 
-static void deliver(uint32_t nslots, uint32_t consumers, uint32_t total, uint64_t begin, bool deaths)
+static uint32_t revoke_some(uint64_t *seed, uint32_t *done)
 {
+    uint64_t pos, i = test_below(seed, (uint32_t)ring.a.rig.m.slot_mask + 1);
+    enum rp_phase phase;
+    uint32_t seat;
+    if (!rp_producer_look(&ring.a.p, i, &pos, &phase, &seat) || !rp_producer_revoke(&ring.a.p, pos))
+        return 0;
+    ring.revoked[ring.task_of[i]] = 1;
+    rp_producer_settle(&ring.a.p, pos);
+    ++*done;
+    rp_add_seq(&ring.settled, 1);
+    return 1;
+}
+
+static void deliver(uint32_t nslots, uint32_t consumers, uint32_t total, uint64_t begin, bool deaths, bool revokes)
+{
+    uint64_t seed = begin + 5;
+    uint32_t revoked = 0;
     pthread_t t[MOST_CONSUMERS];
     struct consumer_arg args[MOST_CONSUMERS];
     uint32_t next = 0, done = 0, lost = 0, deaths_seen = 0;
@@ -578,6 +720,8 @@ static void deliver(uint32_t nslots, uint32_t consumers, uint32_t total, uint64_
     ring.consumers = consumers;
     ring.total = total;
     ring.deaths = deaths;
+    ring.revokes = revokes;
+    ring.revoked = calloc(total, 1);
     ring.ran = calloc(total, 1);
     ring.task_of = calloc(nslots, sizeof *ring.task_of);
     for (uint32_t i = 0; i < consumers; i++) {
@@ -591,6 +735,8 @@ static void deliver(uint32_t nslots, uint32_t consumers, uint32_t total, uint64_
             idle = false;
         }
         rp_producer_nudge(&ring.a.p);
+        if (revokes)
+            revoked += revoke_some(&seed, &done);
         idle &= !drain(&done);
         for (uint32_t i = 0; deaths && i < consumers; i++) {
             uint64_t gone[2];
@@ -617,28 +763,36 @@ static void deliver(uint32_t nslots, uint32_t consumers, uint32_t total, uint64_
     CHECK(done == total && next == total);
     CHECK(ring.a.p.outstanding == 0 && ring.a.p.low == ring.a.p.tail);
     for (uint32_t i = 0; i < total; i++)
-        CHECK(ring.ran[i] == 1);
-    CHECK(deaths ? deaths_seen > 0 : rp_load_relaxed(&ring.got_stuck) > 0);
+        CHECK(ring.ran[i] + ring.revoked[i] == 1);
+    CHECK(!revokes || revoked > 0);
+    free(ring.revoked);
+    CHECK(deaths ? deaths_seen > 0 : revokes || rp_load_relaxed(&ring.got_stuck) > 0);
     CHECK(lost <= deaths_seen);
     free(ring.ran);
     free(ring.task_of);
     parent_close(&ring.a);
 }
 
-static void threads_on_two_slots(void) { deliver(2, 2, test_scaled(400000), NEAR_WRAP, false); }
-static void threads_on_four_slots(void) { deliver(4, 4, test_scaled(400000), NEAR_WRAP, false); }
-static void threads_on_64_slots(void) { deliver(64, 3, test_scaled(1000000), NEAR_WRAP, false); }
-static void threads_on_1024_slots(void) { deliver(1024, 2, test_scaled(1000000), 0, false); }
+static void threads_on_two_slots(void) { deliver(2, 2, test_scaled(400000), NEAR_WRAP, false, false); }
+static void threads_on_four_slots(void) { deliver(4, 4, test_scaled(400000), NEAR_WRAP, false, false); }
+static void threads_on_64_slots(void) { deliver(64, 3, test_scaled(1000000), NEAR_WRAP, false, false); }
+static void threads_on_1024_slots(void) { deliver(1024, 2, test_scaled(1000000), 0, false, false); }
 static void threads_that_die(void)
 {
-    deliver(4, 3, test_scaled(50000), NEAR_WRAP, true);
-    deliver(64, 4, test_scaled(100000), NEAR_WRAP, true);
+    deliver(4, 3, test_scaled(50000), NEAR_WRAP, true, false);
+    deliver(64, 4, test_scaled(100000), NEAR_WRAP, true, false);
+}
+static void threads_and_revokes(void)
+{
+    deliver(2, 2, test_scaled(200000), NEAR_WRAP, false, true);
+    deliver(64, 3, test_scaled(500000), NEAR_WRAP, false, true);
 }
 
-TEST_MAIN(T(one_task_step_by_step), T(settling_twice_or_nothing_is_ignored), T(full_ring_is_an_outcome), T(busy_slot_is_skipped),
+TEST_MAIN(T(one_task_step_by_step), T(revoked_task_never_starts), T(doomed_task_gives_no_result), T(lost_task_is_run_once_more),
+          T(look_tells_who_has_what), T(settling_twice_or_nothing_is_ignored), T(full_ring_is_an_outcome), T(busy_slot_is_skipped),
           T(stretches_are_bounded_and_paced), T(stretch_of_a_stuck_worker_is_taken_by_others),
           T(stuck_stretch_does_not_starve_in_a_busy_ring), T(burial_gives_back_and_reports),
           T(burial_of_a_worker_that_only_held_a_stretch), T(burial_clears_the_chair),
           T(burial_beyond_max_is_reported_by_the_next), T(damaged_hints_lose_no_task), T(damaged_tail_blinds_nobody_for_ever),
           T(random_steps), T(threads_on_two_slots), T(threads_on_four_slots), T(threads_on_64_slots), T(threads_on_1024_slots),
-          T(threads_that_die))
+          T(threads_that_die), T(threads_and_revokes))
