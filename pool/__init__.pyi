@@ -24,6 +24,12 @@ class WorkerLostError(BrokenProcessPool):
     function: str | None
     index: int | None
 
+class TaskTimeoutError(TimeoutError):
+    seconds: float | None
+    pid: int | None
+    function: str | None
+    index: int | None
+
 class PoolTerminatedError(RuntimeError): ...
 
 class AsyncResult(Generic[_T]):
@@ -31,6 +37,8 @@ class AsyncResult(Generic[_T]):
     def wait(self, timeout: float | None = None) -> None: ...
     def ready(self) -> bool: ...
     def successful(self) -> bool: ...
+    def cancel(self, kill: bool = False) -> bool: ...
+    def cancelled(self) -> bool: ...
 
 ApplyResult = AsyncResult
 
@@ -51,8 +59,21 @@ class Pool(_stdlib.Pool):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int = 0,
+        max_memory_per_child: int | None = None,
+        daemon: bool = True,
     ) -> None: ...
-    def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T: ...
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
+    ) -> _T: ...
     def apply_async(  # type: ignore[override]
         self,
         func: Callable[..., _T],
@@ -60,8 +81,19 @@ class Pool(_stdlib.Pool):
         kwds: Mapping[str, Any] = {},
         callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> AsyncResult[_T]: ...
-    def map(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None) -> list[_T]: ...
+    def map(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
+    ) -> list[_T]: ...
     def map_async(  # type: ignore[override]
         self,
         func: Callable[[_S], _T],
@@ -69,9 +101,18 @@ class Pool(_stdlib.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> MapResult[_T]: ...
     def starmap(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> list[_T]: ...
     def starmap_async(  # type: ignore[override]
         self,
@@ -80,12 +121,29 @@ class Pool(_stdlib.Pool):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> MapResult[_T]: ...
     def imap(  # type: ignore[override]
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1, *, buffersize: int | None = None
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> IMapIterator[_T]: ...
     def imap_unordered(  # type: ignore[override]
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int = 1, *, buffersize: int | None = None
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> IMapIterator[_T]: ...
     def istarmap(
         self,
@@ -94,6 +152,8 @@ class Pool(_stdlib.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> IMapIterator[_T]: ...
     def istarmap_unordered(
         self,
@@ -102,7 +162,10 @@ class Pool(_stdlib.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        task_timeout: float | None = None,
+        retries: int | None = None,
     ) -> IMapIterator[_T]: ...
+    def resize(self, processes: int) -> None: ...
     def close(self) -> None: ...
     def terminate(self) -> None: ...
     def join(self) -> None: ...

@@ -1162,15 +1162,24 @@ cdef class Dispatcher(Collector):
             if entry.job == NULL or entry.doomed:
                 continue
             job = <Job>entry.job
-            if not job.timeout_ns or not rp_producer_look(&self.producer, i, &pos, &phase, &seat) or phase != RP_RUNNING:
+            if not job.timeout_ns or not rp_producer_look(&self.producer, i, &pos, &phase, &seat):
+                continue
+            if phase != RP_RUNNING and phase != RP_CLAIMED:
                 continue
             now = rp_now_ns()
-            calls = load32(&self.map.seats[seat].calls) if entry.count else 0
+            calls = load32(&self.map.seats[seat].calls) if entry.count and phase == RP_RUNNING else 0
             if entry.since == 0 or calls != entry.calls:
                 entry.since = now
                 entry.calls = calls
                 continue
-            if now - entry.since < job.timeout_ns or not rp_producer_doom(&self.producer, pos, seat):
+            if now - entry.since < job.timeout_ns:
+                continue
+            if phase == RP_CLAIMED and rp_producer_revoke(&self.producer, pos):
+                # Its worker was stopped before it began: somebody else shall run it.
+                entry.since = 0
+                rp_producer_retry(&self.producer, pos)
+                continue
+            if not rp_producer_doom(&self.producer, pos, seat):
                 continue
             entry.doomed = True
             self.doomed.add(seat)

@@ -177,6 +177,18 @@ cdef class ThreadDispatcher(Collector):
         self.rouse()
         return 0
 
+    cdef bint cancel(self, Job job, bint kill) except -1:
+        self.check()
+        if not isinstance(job, MapResult) and not self.is_queued(job):
+            return False
+        return Collector.cancel(self, job, kill)
+
+    cdef bint is_queued(self, Job job):
+        for entry in self.pending:
+            if type(entry) is Task and (<Task>entry).job is job:
+                return True
+        return False
+
     cdef int resume(self, Job job) except -1:
         cdef Source source = <Source>job.source
         if source.parked:

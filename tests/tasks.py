@@ -688,3 +688,53 @@ class Lying:
 def failing_iterable(good, error):
     yield from range(good)
     raise error
+
+
+# Tasks for limits, and workers that are replaced
+
+
+def hold_in_c(gate, _=None):
+    """Busy for minutes in one bytecode, with the GIL held."""
+    gate.arrive()
+    return 7 ** (10**9)
+
+
+def die_at_first(gate, count, value=None):
+    """Kills its worker the first `count` times that it is called with the gate."""
+    gate.arrive(value)
+    if len(gate.arrivals()) <= count:
+        kill_self()
+    return value
+
+
+def die_at_first_item(args):
+    gate, bad, value = args
+    return die_at_first(gate, 1, value) if value == bad else value
+
+
+kept = bytearray()
+
+
+def keep(size):
+    """Holds more memory from now on."""
+    kept.extend(b"x" * size)
+    return os.getpid()
+
+
+def map_in_a_pool(name, count):
+    from implementations import Implementation
+
+    with Implementation.named(name).Pool(2) as pool:
+        return pool.map(square, range(count))
+
+
+def hold_in_a_pool(name, gate):
+    from implementations import Implementation
+
+    with Implementation.named(name).Pool(2) as pool:
+        return pool.map(hold, [gate, gate], 1)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds

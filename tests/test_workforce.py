@@ -1,0 +1,231 @@
+"""Which workers there are: replaced for their age or size, more and fewer of them, with children of their own."""
+
+import logging
+import multiprocessing
+import os
+
+import pytest
+import tasks
+from procfs import is_gone, wait_until
+
+pytestmark = pytest.mark.ringpool_only
+LIMIT = 30
+MIB = 1 << 20
+
+
+def still_works(pool):
+    return pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)]
+
+
+def own_memory():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+# max_memory_per_child
+
+
+@pytest.fixture
+def log(caplog):
+    """The messages of multiprocessing's logger, which passes nothing on by itself."""
+    logger = multiprocessing.get_logger()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.WARNING, logger=logger.name)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_worker_that_grows_is_replaced_between_tasks(factory, log):
+    limit = own_memory() + 100 * MIB
+    pool = factory.Pool(1, max_memory_per_child=limit // 1024)
+    pids = [pool.apply(tasks.keep, (30 * MIB,)) for _ in range(20)]
+    served = [pids.count(pid) for pid in dict.fromkeys(pids)]
+    assert 3 <= len(served) <= 8
+    assert all(2 <= count <= 7 for count in served[:-1])
+    first = pids[0]
+    wait_until(lambda: log.records, LIMIT)
+    (message,) = [record.getMessage() for record in log.records]
+    assert f"process {first}" in message and str(limit // 1024) in message
+    assert still_works(pool)
+
+
+def test_small_worker_stays(factory, log):
+    pool = factory.Pool(1, max_memory_per_child=(own_memory() + 500 * MIB) // 1024)
+    assert len({pool.apply(tasks.keep, (1000,)) for _ in range(200)}) == 1
+    assert log.records == []
+
+
+def test_nothing_is_lost_while_workers_are_replaced(factory):
+    pool = factory.Pool(2, max_memory_per_child=(own_memory() + 40 * MIB) // 1024)
+    results = [pool.apply_async(tasks.keep, (15 * MIB,)) for _ in range(30)]
+    assert len({result.get(LIMIT) for result in results}) > 3
+    assert still_works(pool)
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("1", TypeError)])
+@pytest.mark.start_methods("fork")
+def test_bad_memory_limit(factory, value, error):
+    with pytest.raises(error):
+        factory.Pool(1, max_memory_per_child=value)
+
+
+# Spares
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_maxtasksperchild_is_kept_and_loses_nothing(factory, processes):
+    pool = factory.Pool(processes, maxtasksperchild=3)
+    count = 40 if factory.start_method == "fork" else 15
+    pids = pool.map(tasks.getpid, range(count), 1)
+    assert len(pids) == count
+    assert max(pids.count(pid) for pid in pids) <= 3
+    wait_until(lambda: len(pool._pool) == processes, LIMIT)
+
+
+def test_a_spare_stands_by_and_serves(factory):
+    pool = factory.Pool(1, maxtasksperchild=1)
+    first, second = pool.apply(tasks.getpid), pool.apply(tasks.getpid)
+    assert first != second
+    wait_until(lambda: len(pool._supervisor._spares) == 1 and len(pool._pool) == 1, LIMIT)
+    (spare,) = pool._supervisor._spares
+    assert spare.pid not in (worker.pid for worker in pool._pool)
+    pids = [pool.apply(tasks.getpid) for _ in range(3)]
+    assert spare.pid in pids
+
+
+def test_no_spare_without_recycling(factory):
+    pool = factory.Pool(2, maxtasksperchild=1000)
+    assert still_works(pool)
+    assert pool._supervisor._spares == []
+    assert len(multiprocessing.active_children()) == 2
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_spares_end_with_the_pool(factory, background, end):
+    pool = factory.Pool(1, maxtasksperchild=1)
+    for _ in range(3):
+        pool.apply(tasks.nothing)
+    wait_until(lambda: pool._supervisor._spares, LIMIT)
+    pids = [worker.pid for worker in pool._supervisor._spares]
+    getattr(pool, end)()
+    background(pool.join).result(LIMIT)
+    assert all(is_gone(pid) for pid in pids)
+
+
+def test_spare_that_is_killed_is_replaced(factory):
+    pool = factory.Pool(1, maxtasksperchild=1)
+    for _ in range(3):
+        pool.apply(tasks.nothing)
+    for _ in range(3):
+        (spare,) = wait_until(lambda: list(pool._supervisor._spares), LIMIT)
+        spare.kill()
+        wait_until(lambda: spare not in pool._supervisor._spares, LIMIT)
+        assert pool.apply(tasks.square, (3,)) == 9
+
+
+# resize
+
+
+def test_more_workers(factory, make_gate):
+    pool = factory.Pool(1)
+    gate = make_gate()
+    held = pool.apply_async(tasks.hold, (gate,))
+    gate.wait_for(1)
+    others = [pool.apply_async(tasks.hold, (gate,)) for _ in range(4)]
+    pool.resize(5)
+    assert len(pool._pool) == pool._processes == 5
+    assert "pool_size=5" in repr(pool)
+    assert len(set(gate.wait_for(5))) == 5
+    gate.open()
+    for result in [held, *others]:
+        result.get(LIMIT)
+
+
+def test_fewer_workers(factory, gate):
+    pool = factory.Pool(4)
+    pids = {worker.pid for worker in pool._pool}
+    held = [pool.apply_async(tasks.hold, (gate, value)) for value in range(4)]
+    gate.wait_for(4)
+    queued = [pool.apply_async(tasks.square, (value,)) for value in range(20)]
+    pool.resize(1)
+    gate.open()
+    # Whoever is sent away ends its task first.
+    assert [result.get(LIMIT) for result in held] == [0, 1, 2, 3]
+    assert [result.get(LIMIT) for result in queued] == [value**2 for value in range(20)]
+    wait_until(lambda: len(pool._pool) == 1, LIMIT)
+    assert {worker.pid for worker in pool._pool} < pids
+    assert still_works(pool)
+
+
+def test_idle_workers_leave(factory):
+    pool = factory.Pool(4)
+    assert still_works(pool)
+    pool.resize(2)
+    wait_until(lambda: len(pool._pool) == 2, LIMIT)
+    pool.resize(2)
+    assert still_works(pool) and len(pool._pool) == 2
+
+
+def test_up_and_down_under_load(factory, background):
+    pool = factory.Pool(2)
+    sizes = [3, 1, 4, 2, 1, 3, 2] if factory.start_method == "fork" else [3, 1, 2]
+    work = background(lambda: [pool.map(tasks.square, range(300), 1) for _ in range(40)])
+    for size in sizes:
+        pool.resize(size)
+        assert len(set(pool.map(tasks.getpid, range(30), 1))) <= 8
+    assert work.result(LIMIT) == [[value**2 for value in range(300)]] * 40
+    wait_until(lambda: len(pool._pool) == sizes[-1], LIMIT)
+    pool.close()
+    background(pool.join).result(LIMIT)
+
+
+def test_killed_worker_after_resize_is_replaced(factory):
+    pool = factory.Pool(3)
+    pool.resize(2)
+    wait_until(lambda: len(pool._pool) == 2, LIMIT)
+    victim = pool._pool[0]
+    victim.kill()
+    wait_until(lambda: victim not in pool._pool and len(pool._pool) == 2, LIMIT)
+    assert still_works(pool)
+
+
+@pytest.mark.start_methods("fork")
+def test_bad_sizes(factory, ringpool):
+    pool = factory.Pool(1)
+    for value, error in [(0, ValueError), (-2, ValueError), (10**6, ValueError), (1.5, TypeError), (None, TypeError)]:
+        with pytest.raises(error):
+            pool.resize(value)
+    assert still_works(pool)
+    pool.close()
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.resize(2)
+    with ringpool.ThreadPool(1) as threads:
+        with pytest.raises(NotImplementedError):
+            threads.resize(2)
+
+
+# daemon=False
+
+
+def test_nested_pools(factory):
+    pool = factory.Pool(2, daemon=False)
+    results = pool.starmap(tasks.map_in_a_pool, [(factory.name, 3), (factory.name, 5)])
+    assert results == [[0, 1, 4], [0, 1, 4, 9, 16]]
+    pool.close()
+    pool.join()
+
+
+def test_nested_pools_of_killed_workers_leave_nothing(factory, gate, ringpool):
+    pool = factory.Pool(1, daemon=False)
+    result = pool.apply_async(tasks.hold_in_a_pool, (factory.name, gate))
+    inner = gate.wait_for(2)
+    pool._pool[0].kill()
+    with pytest.raises(ringpool.WorkerLostError):
+        result.get(LIMIT)
+    wait_until(lambda: all(is_gone(pid) for pid in inner), LIMIT)
+
+
+def test_daemonic_workers_have_no_children(factory):
+    pool = factory.Pool(1)
+    with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
+        pool.apply(tasks.map_in_a_pool, (factory.name, 3))
