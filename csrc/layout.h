@@ -61,7 +61,7 @@ struct rp_slot {
 };
 
 #define RP_KEEP 1u    /* the function may be kept for later tasks, not for this job only */
-#define RP_COUNTED 2u /* the worker says in its seat how many calls of the chunk it has begun */
+#define RP_COUNTED 2u /* the worker says in its seat how many calls of the user's function it has begun */
 
 /* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
 struct rp_seat {
@@ -72,7 +72,7 @@ struct rp_seat {
     rp_u32 orders;                 /* parent: enum rp_orders */
     rp_u64 held;                   /* worker: bytes of memory that it leaves for, because they are too many; else 0 */
     _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
-    rp_u32 calls;                  /* worker: calls begun in the chunk that it runs, if that is RP_COUNTED */
+    rp_u32 calls;                  /* worker: calls begun in the task or chunk that it runs, if that is RP_COUNTED; else 0 */
     _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */
 };
 enum rp_orders { RP_STAND_BY = 0, RP_SERVE = 1, RP_LEAVE = 2 };

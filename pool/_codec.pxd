@@ -14,6 +14,10 @@ cdef enum:
     TAG_LIST = 10
     TAG_DICT = 11
     TAG_PICKLE = 12
+    # Of chunks only:
+    TAG_INTS = 13
+    TAG_FLOATS = 14
+    TAG_RANGE = 15
 
 cdef class Buffer:
     cdef unsigned char *data
@@ -23,7 +27,8 @@ cdef class Buffer:
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept
 cdef int append_value(Buffer into, object value, bint by_value) except -1
-cdef int append_values(Buffer into, object values, bint by_value) except -1
+cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop, bint by_value) except -1
+cdef bint is_int64(object value, long long *number) noexcept
 cdef int append_pickle(Buffer into, object value, bint by_value) except -1
 cdef object decode(const unsigned char *at, Py_ssize_t size)
 cdef object decode_at(const unsigned char **at, const unsigned char *end)

@@ -10,6 +10,9 @@ whatever the objects please. `marshal` is no substitute: it turns any object wit
 
     value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
     values  := TAG_TUPLE count value*   a chunk of arguments or results
+             | TAG_INTS int64*          all of them exact ints
+             | TAG_FLOATS double*       all of them exact floats
+             | TAG_RANGE count start step    arguments only, written by the dispatcher
              | TAG_PICKLE pickle of a sequence
 """
 
@@ -49,6 +52,26 @@ cdef extern from "Python.h":
     Py_ssize_t PyTuple_GET_SIZE(object) noexcept
     Py_ssize_t PyList_GET_SIZE(object) noexcept
     Py_ssize_t PyDict_Size(object) noexcept
+
+cdef extern from *:
+    """
+    /* The value of an int of one digit, without a call; 0 if it has more. */
+    static inline int rp_one_digit(PyObject *o, long long *number)
+    {
+    #if PY_VERSION_HEX >= 0x030C0000
+        if (!PyUnstable_Long_IsCompact((PyLongObject *)o))
+            return 0;
+        *number = PyUnstable_Long_CompactValue((PyLongObject *)o);
+    #else
+        Py_ssize_t n = Py_SIZE(o);
+        if (n < -1 || n > 1)
+            return 0;
+        *number = n ? n * (long long)((PyLongObject *)o)->ob_digit[0] : 0;
+    #endif
+        return 1;
+    }
+    """
+    bint rp_one_digit(object, long long *) noexcept
 
 # Containers longer than this are pickled: pickle is quick on them, and it keeps equal objects shared.
 cdef enum:
@@ -92,14 +115,24 @@ cdef class Buffer:
             PyBuffer_Release(&view)
 
 
-cdef Py_ssize_t immutable_size(object value, int depth) noexcept:
+cdef bint is_int64(object value, long long *number) noexcept:
+    """True if the value is exactly an int and fits; it is then in *number."""
     cdef int overflow = 0
+    if not PyLong_CheckExact(value):
+        return False
+    if rp_one_digit(value, number):
+        return True
+    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return not overflow
+
+
+cdef Py_ssize_t immutable_size(object value, int depth) noexcept:
+    cdef long long number
     cdef Py_ssize_t total, n, i
     if value is None or value is True or value is False:
         return 1
     if PyLong_CheckExact(value):
-        PyLong_AsLongLongAndOverflow(value, &overflow)
-        return -1 if overflow else 9
+        return 9 if is_int64(value, &number) else -1
     if PyUnicode_CheckExact(value):
         n = PyUnicode_GET_LENGTH(value)
         return -1 if n > 0x3fffffff else 5 + n * PyUnicode_KIND(value)
@@ -170,13 +203,12 @@ cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
     cdef long long number
     cdef double real
     cdef uint64_t size
-    cdef int overflow = 0
     cdef Py_ssize_t n, i, pos = 0
     cdef PyObject *key
     cdef PyObject *item
     if PyLong_CheckExact(value):
         at[0] = TAG_INT
-        number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        is_int64(value, &number)
         memcpy(at + 1, &number, 8)
         return at + 9
     if value is None:
@@ -298,20 +330,60 @@ cdef int append_value(Buffer into, object value, bint by_value) except -1:
     return 0
 
 
-cdef int append_values(Buffer into, object values, bint by_value) except -1:
-    """Appends a list or tuple of values as one chunk. Raises what pickling raises; the buffer is then as before."""
-    cdef Py_ssize_t before = into.used, size
+cdef inline object item_of(object values, Py_ssize_t i):
+    return <object>PyList_GET_ITEM(values, i) if PyList_CheckExact(values) else <object>PyTuple_GET_ITEM(values, i)
+
+
+cdef Py_ssize_t append_numbers(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop) except -1:
+    """Appends the values as TAG_INTS or TAG_FLOATS; 0 if they are neither, and nothing is appended."""
     cdef unsigned char *at
-    if len(values) > 0xffffffff:
-        return append_pickle(into, values, by_value)
-    put_head(into.grow(5), TAG_TUPLE, len(values))
+    cdef unsigned char *p
+    cdef Py_ssize_t i
+    cdef long long number = 0
+    cdef double real
+    cdef bint ints
+    value = item_of(values, start)
+    ints = PyLong_CheckExact(value)
+    if not ints and not PyFloat_CheckExact(value):
+        return 0
+    at = into.grow(1 + 8 * (stop - start))
+    at[0] = TAG_INTS if ints else TAG_FLOATS
+    p = at + 1
+    if ints:
+        for i in range(start, stop):
+            if not is_int64(item_of(values, i), &number):
+                return 0
+            memcpy(p, &number, 8)
+            p += 8
+    else:
+        for i in range(start, stop):
+            value = item_of(values, i)
+            if not PyFloat_CheckExact(value):
+                return 0
+            real = PyFloat_AS_DOUBLE(value)
+            memcpy(p, &real, 8)
+            p += 8
+    into.used += p - at
+    return p - at
+
+
+cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop, bint by_value) except -1:
+    """Appends the items [start, stop) of a list or tuple as one chunk. Raises what pickling raises; the buffer is then as before."""
+    cdef Py_ssize_t before = into.used, size, i
+    cdef unsigned char *at
+    if start < stop and append_numbers(into, values, start, stop):
+        return 0
+    if stop - start > 0xffffffff:
+        return append_pickle(into, values[start:stop], by_value)
+    put_head(into.grow(5), TAG_TUPLE, stop - start)
     into.used += 5
-    for value in values:
+    for i in range(start, stop):
+        value = item_of(values, i)
         size = simple_size(value)
         # Large values may be one and the same: pickle writes each object once.
         if size < 0 or size > LARGE:
             into.used = before
-            return append_pickle(into, values, by_value)
+            return append_pickle(into, values[start:stop], by_value)
         at = into.grow(size)
         simple_write(value, at)
         into.used += size
@@ -358,7 +430,7 @@ cdef object decode_at(const unsigned char **at, const unsigned char *end):
             raise damaged()
         at[0] = p + size
         return PyBytes_FromStringAndSize(<const char *>p, size)
-    if tag > TAG_PICKLE or end - p < 4:
+    if tag >= TAG_PICKLE or end - p < 4:
         raise damaged()
     memcpy(&n, p, 4)
     p += 4
@@ -409,12 +481,34 @@ cdef list decode_values(const unsigned char *at, Py_ssize_t size):
     cdef uint32_t n
     if size >= 1 and at[0] == TAG_PICKLE:
         return list(decode(at, size))
+    if size >= 1 and (at[0] == TAG_INTS or at[0] == TAG_FLOATS):
+        return decode_numbers(at, size)
     if size < 5 or at[0] != TAG_TUPLE:
         raise damaged()
     memcpy(&n, at + 1, 4)
     if n > <uint64_t>(size - 5):
         raise damaged()
     return decode_list(&p, at + size, n)
+
+
+cdef list decode_numbers(const unsigned char *at, Py_ssize_t size):
+    cdef Py_ssize_t i, n = (size - 1) // 8
+    cdef list items
+    cdef long long number
+    cdef double real
+    if size != 1 + 8 * n:
+        raise damaged()
+    items = PyList_New(n)
+    for i in range(n):
+        if at[0] == TAG_INTS:
+            memcpy(&number, at + 1 + 8 * i, 8)
+            item = PyLong_FromLongLong(number)
+        else:
+            memcpy(&real, at + 1 + 8 * i, 8)
+            item = PyFloat_FromDouble(real)
+        Py_INCREF(item)
+        PyList_SET_ITEM(items, i, item)
+    return items
 
 
 def encode(value, *, by_value=False):

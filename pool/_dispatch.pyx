@@ -25,10 +25,10 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport ENOMEM, EINVAL
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from pool._codec cimport (TAG_PICKLE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
+from pool._codec cimport (TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
 from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
@@ -51,6 +51,7 @@ cdef enum:
     LOOK_LEAST_NS = 1000000     # between two looks for tasks that take too long
     LOOK_MOST_NS = 100000000
     QUIET_LOOKS = 20
+    LOADING_NS = 60000000000    # that importing what a call needs may take beyond its limit
     ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
     SUBMIT_NS = 2000000         # how long an asynchronous call may encode before it leaves the rest to the collector thread
 
@@ -65,7 +66,7 @@ cdef struct Entry:
     Py_ssize_t count   # tasks in the chunk; 0: a single task
     rp_block block     # of the payload, if it did not fit the slot
     int64_t since      # of a timed task: when this call was first seen running; 0: not yet
-    uint32_t calls     # of a timed chunk: how many were begun then
+    uint32_t calls     # how many were begun then
     int tries          # how often its worker was lost
     bint doomed        # has its outcome, and its worker is being killed for it
 
@@ -95,7 +96,9 @@ cdef class Task:
 cdef class Source(BaseSource):
     """An iterable that cannot run user code, encoded task by task while there is room in the ring."""
     cdef Job job
-    cdef object items       # iterator
+    cdef object items       # iterator; of a tuple or range that is fed in chunks, the object itself
+    cdef Py_ssize_t at      # of such a tuple or range: how many items were taken
+    cdef uint64_t start, step   # of such a range, modulo 2**64
     cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
     cdef Py_ssize_t chunk   # items in a chunk; 0: single tasks
     cdef int kind
@@ -109,6 +112,14 @@ cdef class Source(BaseSource):
 
 
 cdef object END = object()
+
+
+cdef bint sliceable(object items, bint star) except -1:
+    """True if chunks can be taken from these items by their place. Of a range, all items must fit 64 bits, and be arguments."""
+    if type(items) is range:
+        return not star and -INT64_MAX <= items.start <= INT64_MAX and -INT64_MAX <= items.stop <= INT64_MAX and (
+            -INT64_MAX <= items.step <= INT64_MAX)
+    return type(items) is tuple
 
 
 cdef bint is_interrupt(object error) except -1:
@@ -314,7 +325,7 @@ cdef class Dispatcher(Collector):
         cdef Function function = <Function>job.function
         slot.kind = kind
         slot.func_id = function.id
-        slot.flags = (RP_KEEP if function.cached else 0) | (RP_COUNTED if count and job.timeout_ns else 0)
+        slot.flags = (RP_KEEP if function.cached else 0) | (RP_COUNTED if job.timeout_ns else 0)
         slot.func_off = function.block.off
         Py_INCREF(job)
         entry.job = <PyObject *>job
@@ -364,8 +375,9 @@ cdef class Dispatcher(Collector):
                 self.ring()
         return 0
 
-    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value, Job mine):
-        """The task, ready for a slot; None if it could not be encoded, which is then its outcome. mine: the job for which this
+    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value, Job mine, Py_ssize_t start=0):
+        """The task, ready for a slot; None if it could not be encoded, which is then its outcome. count, start: a chunk of so many
+        items of a list or tuple, from start on; 0: a single value. mine: the job for which this
         thread is here, or None: a Ctrl-C is raised, and is no outcome for a job of somebody else."""
         cdef Task task = Task.__new__(Task)
         task.job = job
@@ -375,7 +387,7 @@ cdef class Dispatcher(Collector):
         task.data = Buffer()
         try:
             if count:
-                append_values(task.data, value, True)
+                append_values(task.data, value, start, start + count, True)
             else:
                 append_value(task.data, value, True)
         except BaseException as error:
@@ -552,6 +564,8 @@ cdef class Dispatcher(Collector):
             n = self.frame_size(source)
             if source.flying >= self.frames_ahead(source, n):
                 return 0
+        if type(source.items) is tuple or type(source.items) is range:
+            return self.feed_slice(source, mine, n)
         chunk = []
         if source.again is not None:
             chunk = self.next_of(source)
@@ -577,6 +591,49 @@ cdef class Dispatcher(Collector):
                 source.next = i
                 source.again = (chunk,)
             raise
+        source.encode_ns = rp_now_ns() - begin
+        return 1
+
+    cdef int feed_slice(self, Source source, Job mine, Py_ssize_t n) except -1:
+        """As feed_chunk, from a tuple or a range: no list is made of the chunk, and of a range no items."""
+        cdef bint in_map = source.left >= 0
+        cdef Py_ssize_t i = source.next, at = source.at
+        cdef int64_t begin
+        cdef uint64_t number
+        cdef unsigned char *to
+        cdef Task task
+        n = min(n, len(source.items) - at)
+        if n == 0:
+            return 2
+        begin = rp_now_ns()
+        # Before the encoding, which may let others look at the source.
+        source.at += n
+        source.left -= n if in_map else 0
+        source.next += n if in_map else 1
+        if type(source.items) is range:
+            task = Task.__new__(Task)
+            task.job = source.job
+            task.index = i
+            task.count = n
+            task.kind = source.kind
+            task.data = Buffer()
+            to = task.data.grow(25)
+            number = source.start + <uint64_t>at * source.step
+            to[0] = TAG_RANGE
+            memcpy(to + 1, &n, 8)
+            memcpy(to + 9, &number, 8)
+            memcpy(to + 17, &source.step, 8)
+            task.data.used = 25
+            source.stuck = task
+        else:
+            try:
+                source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at)
+            except BaseException:
+                if source.job is not mine:
+                    source.at = at
+                    source.left += n if in_map else 0
+                    source.next = i
+                raise
         source.encode_ns = rp_now_ns() - begin
         return 1
 
@@ -621,7 +678,7 @@ cdef class Dispatcher(Collector):
 
     def submit_map(self, pool, target, items, Py_ssize_t length, bint star, Py_ssize_t chunksize, bint adaptive,
                    callback, error_callback, limits, bint sync):
-        """MapResult. items: an iterator that runs no user code and gives `length` > 0 items; chunksize 1 or more."""
+        """MapResult. items: an iterable that runs no user code and gives `length` > 0 items; chunksize 1 or more."""
         cdef MapResult job = MapResult.__new__(MapResult)
         cdef Source source
         job.values = [None] * length
@@ -650,6 +707,11 @@ cdef class Dispatcher(Collector):
         source.cost_ns = -1.0
         source.adaptive = adaptive
         source.chunk = 0 if chunksize == 1 and not adaptive else chunksize
+        if source.chunk == 0 or not sliceable(items, star):
+            source.items = iter(items)
+        elif type(items) is range:
+            source.start = <uint64_t><int64_t>items.start
+            source.step = <uint64_t><int64_t>items.step
         source.kind = ((TASK_CHUNK_STAR if star else TASK_CHUNK) if source.chunk else (TASK_STAR if star else TASK_ITEM))
         return source
 
@@ -1167,12 +1229,12 @@ cdef class Dispatcher(Collector):
             if phase != RP_RUNNING and phase != RP_CLAIMED:
                 continue
             now = rp_now_ns()
-            calls = load32(&self.map.seats[seat].calls) if entry.count and phase == RP_RUNNING else 0
+            calls = load32(&self.map.seats[seat].calls) if phase == RP_RUNNING else 0
             if entry.since == 0 or calls != entry.calls:
                 entry.since = now
                 entry.calls = calls
                 continue
-            if now - entry.since < job.timeout_ns:
+            if now - entry.since < job.timeout_ns + (0 if calls else LOADING_NS):
                 continue
             if phase == RP_CLAIMED and rp_producer_revoke(&self.producer, pos):
                 # Its worker was stopped before it began: somebody else shall run it.
@@ -1184,7 +1246,7 @@ cdef class Dispatcher(Collector):
             entry.doomed = True
             self.doomed.add(seat)
             # Another thread may use the table meanwhile; the slot stays this task's until its worker is buried.
-            index = entry.index + (min(<Py_ssize_t>calls, entry.count) - 1 if calls else 0)
+            index = entry.index + (min(<Py_ssize_t>calls, entry.count) - 1 if calls and entry.count else 0)
             count = entry.count
             at = entry.index
             job.place(at, count, failure_of(describe(job._function or "?", index, job.timeout_ns / 1e9, seat)))

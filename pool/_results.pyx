@@ -17,13 +17,26 @@ from multiprocessing.pool import RemoteTraceback
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SET_ITEM
+from cpython.list cimport PyList_GET_SIZE, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 import pickle
 
 from pool._codec cimport decode, decode_values
+
+
+cdef extern from *:
+    """
+    /* The slot written to holds None. */
+    static inline void move_item(PyObject *from, Py_ssize_t i, PyObject *to, Py_ssize_t j)
+    {
+        PyObject *old = PyList_GET_ITEM(to, j);
+        PyList_SET_ITEM(to, j, PyList_GET_ITEM(from, i));
+        PyList_SET_ITEM(from, i, old);
+    }
+    """
+    void move_item(list, Py_ssize_t, list, Py_ssize_t) noexcept
 
 
 @cython.final
@@ -182,7 +195,7 @@ cdef class Collector:
         self.begin(job, pool, target, None, None, limits)
         try:
             if start_feeder is None:
-                self.pull(job, iter(iterable), star, chunksize)
+                self.pull(job, iterable, star, chunksize)
             else:
                 start_feeder(self.run_feeder, (job, iterable, star, chunksize))
         except BaseException as error:
@@ -193,7 +206,7 @@ cdef class Collector:
         return job
 
     cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
-        """Feeds an iterator that runs no user code."""
+        """Feeds the job from an iterable that runs no user code."""
         raise NotImplementedError
 
     def failed(self, pool, error, callback, error_callback):
@@ -505,7 +518,6 @@ cdef class MapResult(AsyncResult):
 
     cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
         cdef Py_ssize_t i, n = max(count, 1)
-        cdef object item
         if self.done:
             return 0
         if type(outcome) is Failure:
@@ -514,10 +526,9 @@ cdef class MapResult(AsyncResult):
         elif index < 0 or index + n > PyList_GET_SIZE(self.values):
             pass
         elif count > 0 and type(outcome) is list and PyList_GET_SIZE(outcome) == n:
+            # Nobody else has the list: its items are moved.
             for i in range(n):
-                item = <object>PyList_GET_ITEM(<list>outcome, i)
-                Py_INCREF(item)
-                PyList_SET_ITEM(self.values, index + i, item)
+                move_item(<list>outcome, i, self.values, index + i)
         else:
             self.has_raw = self.has_raw or type(outcome) is Raw
             Py_INCREF(outcome)

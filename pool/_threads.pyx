@@ -131,7 +131,7 @@ cdef class ThreadDispatcher(Collector):
 
     def submit_map(self, pool, target, items, Py_ssize_t length, bint star, Py_ssize_t chunksize, bint adaptive,
                    callback, error_callback, limits, bint sync):
-        """MapResult. items: an iterator that runs no user code and gives `length` > 0 items; chunksize 1 or more. adaptive, sync:
+        """MapResult. items: an iterable that runs no user code and gives `length` > 0 items; chunksize 1 or more. adaptive, sync:
         as for the other dispatcher, of no use here."""
         cdef MapResult job = MapResult.__new__(MapResult)
         cdef Source source
@@ -162,7 +162,7 @@ cdef class ThreadDispatcher(Collector):
     cdef Source source_of(self, Job job, items, bint star, Py_ssize_t chunksize):
         cdef Source source = Source.__new__(Source)
         source.job = job
-        source.items = items
+        source.items = iter(items)
         source.chunk = 0 if chunksize == 1 else chunksize
         source.kind = STAR if star else ITEM
         return source

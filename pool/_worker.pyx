@@ -16,7 +16,8 @@ from libc.string cimport memcpy
 from posix.signal cimport kill
 from posix.unistd cimport getpid, pause
 
-from pool._codec cimport Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write
+from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, is_int64,
+                          simple_size, simple_write)
 from pool._csrc cimport *
 
 cdef extern from "Python.h":
@@ -44,6 +45,7 @@ cdef class Worker:
     cdef uint32_t seat, last_id
     cdef rp_slot *slot      # of the task that has no result yet; NULL: there is none
     cdef uint64_t pos
+    cdef bint counted       # it says how many calls it has begun
     cdef object last_function
 
     def __cinit__(self, int fd, uint32_t seat, load_function, encode_error):
@@ -182,6 +184,7 @@ cdef class Worker:
         at, size, kind = slot.data, slot.len, slot.kind
         self.slot = slot
         self.pos = pos
+        self.counted = slot.flags & RP_COUNTED
         result = None
         try:
             if slot.off:
@@ -189,24 +192,31 @@ cdef class Worker:
             if at == NULL or size < 1 or (slot.off == 0 and size > RP_INLINE):
                 raise RuntimeError("the pool's shared memory is damaged: a payload lies outside of it")
             function = self.function_of(slot)
-            if kind == TASK_ITEM:
-                result = call_item(function, decode(at, size))
-            elif kind == TASK_CALL:
-                result = function(*decode(at, size))
-            elif kind == TASK_STAR:
-                result = call_star(function, decode(at, size))
-            elif kind == TASK_CALL_KW:
-                args, kwds = decode(at, size)
-                result = function(*args, **kwds)
-                args = kwds = None
+            if kind <= TASK_CALL_KW:
+                args = decode(at, size)
+                self.count(1)
+                if kind == TASK_ITEM:
+                    result = call_item(function, args)
+                elif kind == TASK_CALL:
+                    result = function(*args)
+                elif kind == TASK_STAR:
+                    result = call_star(function, args)
+                else:
+                    args, kwds = args
+                    result = function(*args, **kwds)
+                    kwds = None
+                args = None
             else:
                 begin = rp_now_ns()
-                values = decode_values(at, size)
-                if slot.flags & RP_COUNTED:
-                    result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
+                if kind == TASK_CHUNK and TAG_INTS <= at[0] <= TAG_RANGE:
+                    result = self.call_numbers(function, at, size)
                 else:
-                    result = call_chunk(function, values, kind == TASK_CHUNK_STAR)
-                values = None
+                    values = decode_values(at, size)
+                    if self.counted:
+                        result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
+                    else:
+                        result = call_chunk(function, values, kind == TASK_CHUNK_STAR)
+                    values = None
         except BaseException as error:
             self.fail(error, None, pos)
             return 0
@@ -223,22 +233,75 @@ cdef class Worker:
             self.fail(error, None, pos)
         return 0
 
+    cdef inline void count(self, Py_ssize_t calls) noexcept:
+        if self.counted:
+            note32(&self.map.seats[self.seat].calls, <uint32_t>calls)
+
+    cdef list call_numbers(self, object function, const unsigned char *at, Py_ssize_t size):
+        """As call_chunk, for numbers that are made one by one. While the results are numbers of one kind too, they are encoded as
+        they come, and None is returned: so no more than two objects are alive at a time, and memory that was just freed is used
+        again."""
+        cdef unsigned char tag = at[0], kind = 0
+        cdef Py_ssize_t n = (size - 1) // 8, i
+        cdef long long number = 0
+        cdef uint64_t start = 0, step = 0   # unsigned: what wraps around on the way comes out right
+        cdef double real
+        cdef list results = None
+        cdef unsigned char *to
+        if tag == TAG_RANGE:
+            if size != 25:
+                raise RuntimeError("the pool's shared memory is damaged: a range of a wrong size")
+            memcpy(&n, at + 1, 8)
+            memcpy(&start, at + 9, 8)
+            memcpy(&step, at + 17, 8)
+        self.scratch.used = 8
+        self.scratch.grow(1 + 8 * n)
+        to = self.scratch.data + 9
+        try:
+            for i in range(n):
+                self.count(i + 1)
+                if tag == TAG_FLOATS:
+                    memcpy(&real, at + 1 + 8 * i, 8)
+                    result = function(real)
+                elif tag == TAG_INTS:
+                    memcpy(&number, at + 1 + 8 * i, 8)
+                    result = function(number)
+                else:
+                    number = <long long>(start + <uint64_t>i * step)
+                    result = function(number)
+                if results is None:
+                    if i == 0:
+                        kind = TAG_INTS if type(result) is int else TAG_FLOATS if type(result) is float else 0
+                    if kind == TAG_INTS and is_int64(result, &number):
+                        memcpy(to, &number, 8)
+                        to += 8
+                        continue
+                    if kind == TAG_FLOATS and type(result) is float:
+                        real = result
+                        memcpy(to, &real, 8)
+                        to += 8
+                        continue
+                    self.scratch.data[8] = kind
+                    results = decode_values(self.scratch.data + 8, 1 + 8 * i) if i else []
+                results.append(result)
+        except StopIteration as stop:
+            raise RuntimeError("task raised StopIteration") from stop
+        self.scratch.data[8] = kind
+        self.scratch.used = to - self.scratch.data
+        return results
+
     cdef list call_counted(self, object function, list values, bint star):
         """As call_chunk; says in the seat which of the calls is under way."""
-        cdef rp_u32 *calls = &self.map.seats[self.seat].calls
         cdef list results = []
-        cdef uint32_t n = 0
-        try:
-            for value in values:
-                n += 1
-                note32(calls, n)
-                results.append(call_star(function, value) if star else call_item(function, value))
-        finally:
-            note32(calls, 0)
+        for value in values:
+            self.count(len(results) + 1)
+            results.append(call_star(function, value) if star else call_item(function, value))
         return results
 
     cdef int finish(self) noexcept:
         """Before anything of the result is published. Does not return if the task was doomed."""
+        self.count(0)
+        self.counted = False
         if self.slot != NULL and not rp_consumer_finish(&self.consumer, self.slot, self.pos):
             kill(getpid(), SIGKILL)
             pause()
@@ -263,11 +326,13 @@ cdef class Worker:
         return 0
 
     cdef int send_values(self, list values, int64_t begin, uint64_t pos) except -1:
+        """values: None if the results are in the scratch buffer already."""
         cdef int64_t ns
-        self.scratch.used = 0
-        self.scratch.grow(8)
-        self.scratch.used = 8
-        append_values(self.scratch, values, False)
+        if values is not None:
+            self.scratch.used = 0
+            self.scratch.grow(8)
+            self.scratch.used = 8
+            append_values(self.scratch, values, 0, len(values), False)
         ns = rp_now_ns() - begin
         memcpy(self.scratch.data, &ns, 8)
         self.send(RESULT_VALUES, self.scratch.data, self.scratch.used, pos)

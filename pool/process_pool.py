@@ -281,11 +281,11 @@ class Pool(multiprocessing.pool.Pool):
         elif kind not in _HARMLESS:
             if hasattr(iterable, "__len__"):
                 try:
-                    iterable = list(iterable)
+                    iterable = tuple(iterable)
                 except Exception as error:
                     return self._core.failed(self, error, callback, error_callback)
             else:
-                iterable = list(iterable)
+                iterable = tuple(iterable)
         length = len(iterable)
         if length == 0:
             return self._core.empty(self)
@@ -296,7 +296,7 @@ class Pool(multiprocessing.pool.Pool):
         elif chunksize is None:
             chunksize = -(-length // (4 * self._processes))
         return self._core.submit_map(
-            self, func, iter(iterable), length, star, operator.index(chunksize), adaptive, callback, error_callback, limits, sync
+            self, func, iterable, length, star, operator.index(chunksize), adaptive, callback, error_callback, limits, sync
         )
 
     def _imap(self, func, iterable, star, unordered, chunksize, buffersize, task_timeout, retries):

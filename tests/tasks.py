@@ -738,3 +738,18 @@ def hold_in_a_pool(name, gate):
 def nap(seconds):
     time.sleep(seconds)
     return seconds
+
+
+def _load_slowly(seconds):
+    time.sleep(seconds)
+    return 7
+
+
+class SlowlyLoaded:
+    """Stands for what has to be imported before it can be unpickled."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return _load_slowly, (self.seconds,)
