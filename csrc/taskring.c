@@ -1,20 +1,22 @@
 #include "taskring.h"
 
+#include "pages.h"
+
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 int rp_producer_init(struct rp_producer *p, const struct rp_map *m)
 {
     memset(p, 0, sizeof *p);
     p->m = m;
-    p->owner = calloc(m->slot_mask + 1, sizeof *p->owner);
+    p->owner = rp_pages_get((m->slot_mask + 1) * sizeof *p->owner);
     return p->owner ? 0 : -ENOMEM;
 }
 
 void rp_producer_free(struct rp_producer *p)
 {
-    free(p->owner);
+    if (p->owner)
+        rp_pages_give(p->owner, (p->m->slot_mask + 1) * sizeof *p->owner);
     p->owner = NULL;
 }
 

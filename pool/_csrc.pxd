@@ -147,6 +147,10 @@ cdef extern from "arena.h" nogil:
     int rp_arena_alloc(rp_arena *, uint64_t, rp_block *)
     void rp_arena_free(rp_arena *, rp_block *)
 
+cdef extern from "pages.h" nogil:
+    void *rp_pages_get(size_t)
+    void rp_pages_give(void *, size_t)
+
 cdef extern from "memory.h" nogil:
     uint64_t rp_resident_bytes()
 

@@ -21,7 +21,6 @@ from collections import deque
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport ENOMEM, EINVAL
@@ -212,8 +211,8 @@ cdef class Dispatcher(Collector):
             raise OSError(-err, f"no shared memory for the pool: {os.strerror(-err)}")
         rp_arena_init(&self.arena, &self.map, &self.segment, KEEP_WARM_BYTES)
         rp_spin_init(&self.spin)
-        self.readers = <rp_reader *>PyMem_RawCalloc(seats, sizeof(rp_reader))
-        self.entries = <Entry *>PyMem_RawCalloc(slots, sizeof(Entry))
+        self.readers = <rp_reader *>rp_pages_get(seats * sizeof(rp_reader))
+        self.entries = <Entry *>rp_pages_get(slots * sizeof(Entry))
         if self.readers == NULL or self.entries == NULL:
             raise MemoryError
         self.workers = workers
@@ -233,16 +232,20 @@ cdef class Dispatcher(Collector):
     def __dealloc__(self):
         cdef uint64_t i
         if self.entries != NULL and not self.foreign:
-            for i in range(self.map.slot_mask + 1):
+            for i in range(self.slots_used()):
                 Py_XDECREF(self.entries[i].job)
-        PyMem_RawFree(self.entries)
-        PyMem_RawFree(self.readers)
+        rp_pages_give(self.entries, (self.map.slot_mask + 1) * sizeof(Entry))
+        rp_pages_give(self.readers, self.map.nseats * sizeof(rp_reader))
         rp_producer_free(&self.producer)
         rp_arena_release(&self.arena)
         if self.foreign:
             # The mapping did not come along over fork.
             self.segment.base = NULL
         rp_segment_close(&self.segment)
+
+    cdef uint64_t slots_used(self) noexcept:
+        """Slots that have ever held a task: the first so many."""
+        return min(self.producer.tail, self.map.slot_mask + 1)
 
     @property
     def fd(self):
@@ -253,7 +256,7 @@ cdef class Dispatcher(Collector):
         """After the last worker is gone: no slot needs its job. The garbage collector does not see these references, and
         job -> dispatcher -> slot -> job would live for ever."""
         cdef uint64_t i
-        for i in range(self.map.slot_mask + 1):
+        for i in range(self.slots_used()):
             if self.entries[i].job != NULL:
                 self.trash.append(<object>self.entries[i].job)
                 Py_XDECREF(self.entries[i].job)
@@ -1088,7 +1091,7 @@ cdef class Dispatcher(Collector):
             self.ended = error
         self.cut = True
         jobs = list(self.live)
-        for i in range(self.map.slot_mask + 1):
+        for i in range(self.slots_used()):
             if self.entries[i].job != NULL:
                 jobs.append(<object>self.entries[i].job)
         for entry in list(self.pending):
@@ -1219,7 +1222,7 @@ cdef class Dispatcher(Collector):
         cdef int64_t now
         if self.timed == 0 or self.released:
             return
-        for i in range(self.map.slot_mask + 1):
+        for i in range(self.slots_used()):
             entry = &self.entries[i]
             if entry.job == NULL or entry.doomed:
                 continue
@@ -1263,7 +1266,7 @@ cdef class Dispatcher(Collector):
         self.collect()
         if self.released:
             return False
-        for i in range(self.map.slot_mask + 1):
+        for i in range(self.slots_used()):
             entry = &self.entries[i]
             if entry.job != <PyObject *>job or entry.doomed or job.done:
                 continue
