@@ -130,7 +130,8 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
             rp_sub_seq(&h->eager, 1);
         if (!r)
             break;
-        if (!short_park && any_unread(readers, n) && kind == RP_DOORBELL_FUTEX)
+        /* After a shorter time, a worker may just be on its way from publishing to ringing. */
+        if (!short_park && left >= SAFETY_NET_NS / 2 && any_unread(readers, n) && kind == RP_DOORBELL_FUTEX)
             rp_store_relaxed(&h->late, rp_load_relaxed(&h->late) + 1);
         if (short_park && any_unread(readers, n))
             break;

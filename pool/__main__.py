@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         code = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the program was started with it closed
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

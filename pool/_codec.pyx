@@ -16,7 +16,9 @@ whatever the objects please. `marshal` is no substitute: it turns any object wit
              | TAG_PICKLE pickle of a sequence
 """
 
+import collections
 import copyreg
+import io
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -73,7 +75,7 @@ cdef extern from *:
     """
     bint rp_one_digit(object, long long *) noexcept
 
-# Containers longer than this are pickled: pickle is quick on them, and it keeps equal objects shared.
+# Containers that are longer, deeper or larger than this are pickled: pickle is quick on them, and it keeps shared objects shared.
 cdef enum:
     SMALL = 64
     DEPTH = 4
@@ -147,9 +149,9 @@ cdef Py_ssize_t immutable_size(object value, int depth) noexcept:
         total = 5
         for i in range(n):
             size = immutable_size(<object>PyTuple_GET_ITEM(value, i), depth + 1)
-            if size < 0:
-                return -1
             total += size
+            if size < 0 or total > LARGE:
+                return -1
         return total
     return -1
 
@@ -157,7 +159,8 @@ cdef Py_ssize_t immutable_size(object value, int depth) noexcept:
 cdef Py_ssize_t simple_size(object value) noexcept:
     """Bytes that the value takes as tagged bytes, or -1 if it must be pickled.
 
-    Lists and dicts count only at the top: inside others they could be shared, and pickle keeps that.
+    Lists and dicts count only at the top: inside others they could be shared, and pickle keeps that. Containers of more than LARGE
+    bytes do not count: large members may be one and the same, and pickle writes each object once.
     """
     cdef Py_ssize_t total, n, i, size, pos = 0
     cdef PyObject *key
@@ -169,9 +172,9 @@ cdef Py_ssize_t simple_size(object value) noexcept:
         total = 5
         for i in range(n):
             size = immutable_size(<object>PyList_GET_ITEM(value, i), 1)
-            if size < 0:
-                return -1
             total += size
+            if size < 0 or total > LARGE:
+                return -1
         return total
     if PyDict_CheckExact(value):
         n = PyDict_Size(value)
@@ -184,9 +187,9 @@ cdef Py_ssize_t simple_size(object value) noexcept:
                 return -1
             total += size
             size = immutable_size(<object>item, 1)
-            if size < 0:
-                return -1
             total += size
+            if size < 0 or total > LARGE:
+                return -1
         return total
     return immutable_size(value, 0)
 
@@ -311,10 +314,34 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     return 0
 
 
+cdef object by_value_pickler = None
+
+
+def dump_by_value(value):
+    """The pickle of a value whose functions and classes are taken along where they are not importable. Raises what pickling raises.
+
+    What cloudpickle turns into something else on the way (a memoryview into bytes, an open file into its contents) is refused.
+    """
+    global by_value_pickler
+    if by_value_pickler is None:
+        import cloudpickle
+
+        class Pickler(cloudpickle.Pickler):
+            dispatch_table = collections.ChainMap(
+                {kind: reduce for kind, reduce in cloudpickle.Pickler.dispatch_table.items()
+                 if kind not in (memoryview, io.TextIOWrapper)},
+                copyreg.dispatch_table,
+            )
+
+        by_value_pickler = Pickler
+    file = io.BytesIO()
+    by_value_pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
+
+
 cdef object pickle_by_value(object value, object error):
-    import cloudpickle
     try:
-        return cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        return dump_by_value(value)
     except Exception:
         # The user knows pickle; cloudpickle's own reason would only confuse.
         raise error from None

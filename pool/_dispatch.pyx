@@ -15,7 +15,6 @@ Nobody waits with the GIL held. While a caller waits he collects himself; the co
 """
 
 import os
-import threading
 from collections import deque
 
 cimport cython
@@ -29,6 +28,7 @@ from libc.string cimport memcpy
 
 from pool._codec cimport (TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
+from pool._signals import is_interrupt
 from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
@@ -121,11 +121,6 @@ cdef bint sliceable(object items, bint star) except -1:
     return type(items) is tuple
 
 
-cdef bint is_interrupt(object error) except -1:
-    """True for a Ctrl-C: it belongs to the main thread, whatever that was just doing for the pool."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-
-
 cdef object following(object iterator):
     """The next item, or END."""
     cdef PyObject *item = PyIter_Next(iterator)
@@ -158,6 +153,7 @@ cdef class Dispatcher(Collector):
     cdef dict filled                # per seat: how many of them have arrived
     cdef dict boot_errors           # per seat: the initializer's failure
     cdef set broken                 # seats whose ring is damaged: the worker has to go
+    cdef Job nobody                 # stands in the table for jobs that were aborted
     cdef set doomed                 # seats whose worker is killed for the task that it runs
     cdef object pending             # Task and Source, in the order of submission
     cdef bint backlog               # pending is not empty
@@ -220,6 +216,8 @@ cdef class Dispatcher(Collector):
         self.filled = {}
         self.broken = set()
         self.doomed = set()
+        self.nobody = Job.__new__(Job)
+        self.nobody.done = True
         self.boot_errors = {}
         self.pending = deque()
         self.functions = {}
@@ -477,6 +475,9 @@ cdef class Dispatcher(Collector):
                 if not done:
                     self.pending.appendleft(first)
                     self.backlog = True
+                    # Also when an interrupt ends this: no task may be left while a worker is parked.
+                    if not self.released:
+                        rp_producer_kick(&self.producer)
             if not done:
                 break
         if not self.released:
@@ -510,6 +511,8 @@ cdef class Dispatcher(Collector):
             try:
                 fed = self.feed_single(source, mine) if source.chunk == 0 else self.feed_chunk(source, mine)
             except Exception as error:
+                if is_interrupt(error):
+                    raise
                 # The iterator itself.
                 source.job.place(source.next, 1, failure_of(error))
                 source.next += 1
@@ -672,7 +675,7 @@ cdef class Dispatcher(Collector):
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
         self.begin(job, pool, target, callback, error_callback, limits)
         if not job.done:
-            if kwds:
+            if kwds or type(kwds) is not dict:
                 self.put(job, 0, TASK_CALL_KW, (args, kwds))
             else:
                 self.put(job, 0, TASK_CALL, args)
@@ -940,6 +943,19 @@ cdef class Dispatcher(Collector):
         if job.timeout_ns:
             self.timed -= 1
         return Collector.settled(self, job)
+
+    cdef int let_go(self, Job job) noexcept:
+        cdef uint64_t i
+        # At the end of the pool the table is emptied as a whole.
+        if self.producer.outstanding == 0 or self.cut or self.released:
+            return 0
+        for i in range(self.slots_used()):
+            if self.entries[i].job == <PyObject *>job:
+                Py_INCREF(self.nobody)
+                self.entries[i].job = <PyObject *>self.nobody
+                self.trash.append(job)
+                Py_XDECREF(<PyObject *>job)
+        return 0
 
     cdef int poll(self) except -1:
         self.check()

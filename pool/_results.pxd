@@ -46,6 +46,7 @@ cdef class Collector:
     cdef int poll(self) except -1
     cdef bint cancel(self, Job job, bint kill) except -1
     cdef int settled(self, Job job) noexcept
+    cdef int let_go(self, Job job) noexcept
     cdef int wants_more(self, Job job) except -1
     cdef int resume(self, Job job) except -1
     cdef int end_parked(self) except -1
@@ -80,7 +81,9 @@ cdef class MapResult(AsyncResult):
     cdef int load_all(self) except -1
 
 cdef class IMapIterator(Job):
+    cdef IMapIterator whole      # None, or: this is only the user's handle, and that is the job
     cdef list items              # items[i & (room - 1)]: outcome i, or EMPTY while it is not there
+    cdef list back               # outcomes that next() gave back, because an interrupt came while it unpickled them
     cdef Py_ssize_t room         # power of two
     cdef Py_ssize_t yielded      # outcomes that next() gave out
     cdef Py_ssize_t placed       # outcomes that arrived
@@ -90,6 +93,8 @@ cdef class IMapIterator(Job):
     cdef bint limited            # the iterable waits for next() to make room
     cdef bint unordered
     cdef object following(self, double timeout)
+    cdef object taken(self)
+    cdef IMapIterator handle(self)
     cdef int enlarge(self, Py_ssize_t at) noexcept
     cdef int set_length(self, Py_ssize_t length) noexcept
     cdef bint may_submit(self) noexcept

@@ -24,6 +24,7 @@ from libc.stdint cimport int64_t
 import pickle
 
 from pool._codec cimport decode, decode_values
+from pool._signals import is_interrupt
 
 
 cdef extern from *:
@@ -77,9 +78,9 @@ cdef object load_error(bytes data):
             raise TypeError(f"the task's exception was unpickled as {type(error).__name__}")
         if text is None:
             return error
-    except KeyboardInterrupt:
-        raise  # the caller's own, who may ask again
     except BaseException as failed:
+        if is_interrupt(failed):
+            raise  # the caller's own, who may ask again
         error = failed
         error.__context__ = None
     error.__cause__ = RemoteTraceback(text)
@@ -164,11 +165,10 @@ cdef class Collector:
         self.live.add(job)
         try:
             job.function = self.function_for(target)
-        except Exception as error:
-            job.abort(error)
         except BaseException as error:
             job.abort(error)
-            raise
+            if is_interrupt(error) or not isinstance(error, Exception):
+                raise
         return 0
 
     cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1:
@@ -199,11 +199,12 @@ cdef class Collector:
             else:
                 start_feeder(self.run_feeder, (job, iterable, star, chunksize))
         except BaseException as error:
-            # Nobody has the handle, and nobody may be there to feed it: close() and join() would wait for ever.
-            job.abort(error)
+            # Nobody has the handle, and nobody may be there to feed it: close() and join() would wait for ever. Not with this
+            # error, whose traceback holds the pool.
+            job.abort(Abandoned())
             self.submitted(False)
             raise
-        return job
+        return job.handle() if job.limited else job
 
     cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
         """Feeds the job from an iterable that runs no user code."""
@@ -329,6 +330,10 @@ cdef class Collector:
             self.due.append(job)
         return 0
 
+    cdef int let_go(self, Job job) noexcept:
+        """The job was aborted: what is still out of it must not keep it alive."""
+        return 0
+
     cdef int wants_more(self, Job job) except -1:
         """next() made room for tasks of a job that has a buffersize."""
         cdef IMapIterator iterator = <IMapIterator>job
@@ -393,6 +398,7 @@ cdef class Job(Waiter):
             self.failure = Failure.__new__(Failure)
             self.failure.error = error
             self.finish()
+            self.collector.let_go(self)
         return 0
 
     cdef int finish(self) noexcept:
@@ -478,9 +484,9 @@ cdef class AsyncResult(Job):
         if self.failure is None and type(self.value) is Raw:
             try:
                 self.value = (<Raw>self.value).load()
-            except KeyboardInterrupt:
-                raise  # the caller's own, who may ask again
             except BaseException as error:
+                if is_interrupt(error):
+                    raise  # the caller's own, who may ask again
                 self.failure = Failure.__new__(Failure)
                 self.failure.error = error
                 self.value = None
@@ -543,9 +549,9 @@ cdef class MapResult(AsyncResult):
             try:
                 self.load_all()
                 self.has_raw = False
-            except KeyboardInterrupt:
-                raise  # the caller's own, who may ask again
             except BaseException as error:
+                if is_interrupt(error):
+                    raise  # the caller's own, who may ask again
                 self.failure = Failure.__new__(Failure)
                 self.failure.error = error
         if self.failure is not None:
@@ -583,50 +589,82 @@ cdef class IMapIterator(Job):
         self.room = 16
         self.length = -1
         self.items = [EMPTY] * self.room
+        self.back = []
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        return self.following(-1.0)
+        return self.following(-1.0) if self.whole is None else self.whole.following(-1.0)
 
     def next(self, timeout=None):
         """The next result. StopIteration at the end; multiprocessing.TimeoutError after `timeout` seconds without one.
 
         A task's error is raised at its place; the iteration may go on after it.
         """
-        return self.following(-1.0 if timeout is None else max(0.0, timeout))
+        return (self if self.whole is None else self.whole).following(-1.0 if timeout is None else max(0.0, timeout))
 
     cdef object following(self, double timeout):
         if self.limited:
             self.collector.check()
-        outcome = self.items[self.yielded & (self.room - 1)]
-        if outcome is EMPTY:
+        outcome = self.taken()
+        while outcome is EMPTY:
             if self.yielded == self.length:
                 raise StopIteration
             if self.failure is None:
                 self.collector.wait_for(self, timeout)
-            outcome = self.items[self.yielded & (self.room - 1)]
+            outcome = self.taken()
             if outcome is EMPTY:
                 if self.yielded == self.length:
                     raise StopIteration
                 if self.failure is not None:
                     self.length = self.yielded
                     raise self.failure.exception()
-                raise TimeoutError
-        self.items[self.yielded & (self.room - 1)] = EMPTY
-        self.yielded += 1
-        if self.limited:
-            self.collector.wants_more(self)
-        if type(outcome) is Raw:
-            return (<Raw>outcome).load()
-        if type(outcome) is Failure:
-            raise (<Failure>outcome).exception()
+                # Without a limit, another thread took what was waited for.
+                if timeout >= 0:
+                    raise TimeoutError
+        try:
+            if type(outcome) is Raw:
+                return (<Raw>outcome).load()
+            if type(outcome) is Failure:
+                raise (<Failure>outcome).exception()
+        except BaseException as error:
+            if type(outcome) is Raw and is_interrupt(error):
+                # The caller's own, who may ask again.
+                self.back.append(outcome)
+            raise
         return outcome
+
+    cdef object taken(self):
+        """The next outcome, which is then the caller's; EMPTY: it is not there yet."""
+        if self.back:
+            return self.back.pop()
+        outcome = self.items[self.yielded & (self.room - 1)]
+        if outcome is not EMPTY:
+            self.items[self.yielded & (self.room - 1)] = EMPTY
+            self.yielded += 1
+            if self.limited:
+                self.collector.wants_more(self)
+        return outcome
+
+    def __del__(self):
+        # Of an iterator with a buffersize, this is the user's end; the job is `whole`, and would wait for its consumer for ever.
+        if self.whole is not None and not self.whole.collector.foreign:
+            self.whole.abort(Abandoned())
+            self.whole.collector.ring()
+            # Nobody else may come by, and what waits to be dropped holds the pool.
+            self.whole.collector.tidy()
 
     cdef bint satisfied(self) noexcept:
         return (self.items[self.yielded & (self.room - 1)] is not EMPTY or self.yielded == self.length
-                or self.failure is not None)
+                or self.failure is not None or len(self.back) > 0)
+
+    cdef IMapIterator handle(self):
+        """What the user gets of a job that waits for its consumer: when the handle goes, the job ends."""
+        cdef IMapIterator handle = type(self).__new__(type(self))
+        handle.buffersize = self.buffersize
+        handle.whole = self
+        return handle
 
     cdef bint may_submit(self) noexcept:
         return self.buffersize == 0 or self.submitted - self.yielded < self.buffersize
@@ -667,6 +705,10 @@ cdef class IMapIterator(Job):
             if self.placed == length:
                 self.finish()
         return 0
+
+
+class Abandoned(RuntimeError):
+    """The end of a job that nobody has a handle of."""
 
 
 cdef class IMapUnorderedIterator(IMapIterator):

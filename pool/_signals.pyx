@@ -5,16 +5,31 @@ A handler runs between two bytecodes of the main thread, and there are none here
 thread of the parent; touches nothing of a pool.
 """
 
+import functools
 import os
 import sys
 import threading
 import time
+from _thread import get_ident
 
 import _signal  # what `signal` has is wrapped in bytecode
+
+from posix.signal cimport sigaction, sigaction_t
 
 cdef double PATIENCE = 5.0  # seconds
 
 cdef list entered = []  # the blocks that the main thread is in, outermost first
+cdef object main_ident = threading.main_thread().ident
+
+
+cdef int replace(int number, object handler) except -1:
+    """Sets Python's handler, and nothing else: a C handler that passes the signal on to Python's, and SA_RESTART, stay."""
+    cdef sigaction_t action
+    cdef bint known = sigaction(number, NULL, &action) == 0
+    _signal.signal(number, handler)
+    if known:
+        sigaction(number, &action, NULL)
+    return 0
 
 
 cdef class held:
@@ -30,27 +45,22 @@ cdef class held:
     cdef list noted     # numbers of the signals that came
     cdef double since
 
-    def __init__(self, bint block=False):
+    def __cinit__(self, bint block=False):
         self.block = block
 
     def __enter__(self):
         self.handlers = {}
         self.noted = []
         self.since = time.monotonic()
-        found = {}
-        for number in _signal.valid_signals():
-            handler = _signal.getsignal(number)
-            if callable(handler):
-                found[number] = handler
-        main = threading.current_thread() is threading.main_thread()
+        found = handlers_now()
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, found if self.block else ())
-        if not main:
+        if get_ident() != main_ident:
             return self.mask
         entered.append(self)
         try:
             for number, handler in found.items():
                 self.handlers[number] = handler
-                _signal.signal(number, self.note)
+                replace(number, self.note)
         except BaseException:
             self.leave()
             raise
@@ -96,10 +106,20 @@ cdef class held:
                     break
                 try:
                     # Runs what is due before it changes anything.
-                    _signal.signal(number, handler)
+                    replace(number, handler)
                 except BaseException as error:
                     raised = raised or error
         return raised
+
+
+cdef dict handlers_now():
+    """The Python handlers of signals, by number."""
+    found = {}
+    for number in _signal.valid_signals():
+        handler = _signal.getsignal(number)
+        if callable(handler):
+            found[number] = handler
+    return found
 
 
 def start(thread):
@@ -108,8 +128,34 @@ def start(thread):
         thread.start()
 
 
+def is_interrupt(error):
+    """True if a signal handler of the main thread has raised this error in the middle of what this thread, the main one, was doing
+    for the pool: it is no outcome of that. Told by the handler's frame in its traceback; a Ctrl-C by its type."""
+    if get_ident() != main_ident:
+        return False
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    codes = set()
+    for handler in handlers_now().values():
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        handler = getattr(handler, "__func__", handler)
+        if not hasattr(handler, "__code__"):
+            handler = getattr(type(handler), "__call__", None)
+        codes.add(getattr(handler, "__code__", None))
+    codes.discard(None)
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
 def _after_fork_in_child():
+    global main_ident
     cdef held block
+    main_ident = get_ident()
     for block in reversed(entered):
         block.restore()
         block.noted = []

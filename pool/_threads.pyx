@@ -19,6 +19,7 @@ from cpython.object cimport PyObject
 
 from pool._results cimport AsyncResult, BaseSource, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
 from pool._worker cimport call_chunk, call_item, call_star
+from pool.functions import call_any
 
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
@@ -419,8 +420,8 @@ cdef object perform(object function, Task task):
             return call_item(function, task.value)
         if task.kind == STAR:
             return call_star(function, task.value)
-        if task.kwds:
-            return function(*task.value, **task.kwds)
-        return function(*task.value)
+        if type(task.value) is tuple and type(task.kwds) is dict and not task.kwds:
+            return function(*task.value)
+        return call_any(function, task.value, task.kwds)
     except BaseException as error:
         return failure_of(error)

@@ -41,14 +41,14 @@ cdef class Worker:
     cdef rp_spin spin
     cdef Buffer scratch
     cdef dict functions
-    cdef object load_function, encode_error
+    cdef object load_function, call_any, encode_error
     cdef uint32_t seat, last_id
     cdef rp_slot *slot      # of the task that has no result yet; NULL: there is none
     cdef uint64_t pos
     cdef bint counted       # it says how many calls it has begun
     cdef object last_function
 
-    def __cinit__(self, int fd, uint32_t seat, load_function, encode_error):
+    def __cinit__(self, int fd, uint32_t seat, load_function, call_any, encode_error):
         cdef int err
         err = rp_segment_attach(&self.segment, fd)
         if err:
@@ -63,6 +63,7 @@ cdef class Worker:
         self.scratch = Buffer()
         self.functions = {}
         self.load_function = load_function
+        self.call_any = call_any
         self.encode_error = encode_error
 
     def __dealloc__(self):
@@ -198,13 +199,11 @@ cdef class Worker:
                 if kind == TASK_ITEM:
                     result = call_item(function, args)
                 elif kind == TASK_CALL:
-                    result = function(*args)
+                    result = function(*args) if type(args) is tuple else self.call_any(function, args, {})
                 elif kind == TASK_STAR:
                     result = call_star(function, args)
                 else:
-                    args, kwds = args
-                    result = function(*args, **kwds)
-                    kwds = None
+                    result = self.call_any(function, *args)
                 args = None
             else:
                 begin = rp_now_ns()

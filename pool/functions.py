@@ -4,12 +4,15 @@ A blob is the length of the first pickle (8 bytes), a fingerprint of the functio
 pickle by value (or nothing). The worker tries them in this order; what the reference leads to must have the fingerprint.
 """
 
+import functools
 import pickle
 import struct
 import sys
 import types
 import zlib
 from multiprocessing.reduction import ForkingPickler
+
+from pool._codec import dump_by_value
 
 _HEAD = struct.Struct("<QI")
 
@@ -54,6 +57,25 @@ class FunctionEncoder:
         return self._known is not None and target.__qualname__ in self._known
 
 
+_at_start = {}
+
+
+def remember_main():
+    """In a worker, before its initializer: what `__main__` holds. What has another value later, the worker has set itself."""
+    _at_start.update(_main_names())
+
+
+def _main_names():
+    """The globals that functions of `__main__` see. In a spawned process that is not the module's own dict, but what it was filled
+    from."""
+    main = sys.modules.get("__main__")
+    names = {} if main is None else vars(main)
+    for value in list(names.values()):
+        if type(value) is types.FunctionType and value.__module__ in ("__main__", "__mp_main__"):
+            return value.__globals__
+    return names
+
+
 def load_function(blob):
     """In a worker: the callable in a blob. Raises what unpickling raises."""
     size, fingerprint = _HEAD.unpack_from(blob)
@@ -73,12 +95,31 @@ def load_function(blob):
 
 def _load_value(value):
     target = pickle.loads(value)
-    # Instances of classes that came by value go back by name: this process's `__main__` must know the name.
     main = sys.modules["__main__"]
-    for item in (target, *getattr(target, "__globals__", {}).values()):
+    names = _globals_of(target)
+    # Instances of classes that came by value go back by name: this process's `__main__` must know the name.
+    for item in (target, *names.values()):
         if isinstance(item, type) and item.__module__ == "__main__" and item.__qualname__.isidentifier():
             setattr(main, item.__qualname__, item)
+            _at_start[item.__qualname__] = item
+    # Globals came along with the values that they have in the program; what an initializer has set here holds here, as it does for
+    # functions that came by name.
+    own = _main_names()
+    names.update((name, own[name]) for name in names.keys() & own.keys() if own[name] is not _at_start.get(name, _at_start))
     return target
+
+
+def call_any(target, args, kwds):
+    """target(*args, **kwds) for arguments of any type: interpreted, so the error for a wrong one is Python's own."""
+    return target(*args, **kwds)
+
+
+def _globals_of(target):
+    """The globals of a function of `__main__`, or an empty dict."""
+    while isinstance(target, functools.partial):
+        target = target.func
+    target = getattr(target, "__func__", target)
+    return getattr(target, "__globals__", {}) if getattr(target, "__module__", None) == "__main__" else {}
 
 
 def _is_plain(target):
@@ -89,10 +130,8 @@ def _is_plain(target):
 
 
 def _by_value(target, error):
-    import cloudpickle
-
     try:
-        return cloudpickle.dumps(target, protocol=pickle.HIGHEST_PROTOCOL)
+        return dump_by_value(target)
     except Exception:
         if error is None:
             raise

@@ -5,6 +5,7 @@ import multiprocessing.pool
 import operator
 import os
 import resource
+import sys
 import threading
 import warnings
 import weakref
@@ -373,7 +374,7 @@ def _retry_count(retries):
 
 
 def _check_chunksize(chunksize):
-    if chunksize is not None and operator.index(chunksize) < 1:
+    if chunksize is not None and not 1 <= operator.index(chunksize) <= sys.maxsize:
         raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
 
 

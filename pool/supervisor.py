@@ -18,6 +18,10 @@ from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, tas
 from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+GUARD_HINT = (
+    ". Each worker imports the main module anew: if that makes the pool outside of `if __name__ == '__main__':`, the worker cannot start "
+    "(its own error is on standard error)"
+)
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
@@ -265,7 +269,10 @@ class Supervisor:
             self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
         elif self._failed_starts > max(3, self._processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
-            self._break(f"{what} {describe_exit(exitcode)}", worker.pid, exitcode, None)
+            hint = ""
+            if exitcode == 1 and self._method != "fork":
+                hint = GUARD_HINT
+            self._break(f"{what} {describe_exit(exitcode)}{hint}", worker.pid, exitcode, None)
 
     def _break(self, reason, pid, exitcode, cause):
         self.failure = WorkerLostError(f"the pool is broken: {reason}", pid, exitcode)
@@ -332,6 +339,9 @@ class Supervisor:
         try:
             with _importable_main():
                 worker.start()
+        except OSError as error:
+            _close_forgotten(error)
+            raise
         finally:
             _starting.supervisor = None
         self._seat_of[worker] = seat
@@ -396,6 +406,25 @@ def _importable_main():
         yield
     finally:
         main.__file__ = name
+
+
+def _close_forgotten(error):
+    """When the system refuses a process, multiprocessing forgets pipes that it has opened for it; only the frames of the error still
+    know them. Each try would cost descriptors until there are none."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        place = frame.f_globals.get("__name__"), frame.f_code.co_name
+        known = frame.f_locals
+        # No process came of it, so nobody else has closed them.
+        forked = place == ("multiprocessing.popen_fork", "_launch") and not hasattr(known.get("self"), "pid")
+        # From the second pipe on, it closes them itself.
+        asked = place == ("multiprocessing.forkserver", "connect_to_new_process") and "child_r" not in known
+        if forked or asked:
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in known:
+                    os.close(known[name])
+        traceback = traceback.tb_next
 
 
 def _pidfd(pid):

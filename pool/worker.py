@@ -9,7 +9,7 @@ from multiprocessing import context, reduction
 
 from pool._worker import Worker
 from pool.errors import encode_error
-from pool.functions import load_function
+from pool.functions import call_any, load_function, remember_main
 
 
 class Handle:
@@ -39,12 +39,13 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
     seat: which control block and ring are this worker's. mask: the signals to block, or None to leave that as it is.
     maxtasks: tasks to serve, or None. most_bytes: of memory that it may hold after a task, or None.
     """
-    _forget_handlers(mask)
     try:
-        worker = Worker(handle.segment, seat, load_function, encode_error)
+        _forget_handlers(mask)
+        worker = Worker(handle.segment, seat, load_function, call_any, encode_error)
         worker.watch(handle.owner, os.getppid())
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
+        remember_main()
         if initializer is not None:
             try:
                 initializer(*initargs)

@@ -753,3 +753,27 @@ class SlowlyLoaded:
 
     def __reduce__(self):
         return _load_slowly, (self.seconds,)
+
+
+interrupting = []
+
+
+class InterruptsOnLoad:
+    """Brings a signal to the main thread that unpickles it, if that was asked for."""
+
+    def __init__(self, number, value):
+        self.number = number
+        self.value = value
+
+    def __setstate__(self, state):
+        if interrupting:
+            interrupting.clear()
+            signal.raise_signal(state["number"])
+        self.__dict__.update(state)
+
+
+def of_some_type(value):
+    """An int, a float, a string, a list, None or a bool."""
+    if value is None or abs(value) > 1e300:
+        return str(value)
+    return (value, value % 7 + 0.5, str(value), [value], None, value > 3)[int(value) % 6]

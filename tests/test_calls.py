@@ -290,3 +290,28 @@ def test_caller_that_has_his_result_leaves_no_queued_task_behind(
     fed.wait_for(10)
     queued.get(LIMIT)
     first.get(LIMIT)
+
+
+@pytest.mark.with_threads
+@pytest.mark.parametrize(
+    ("args", "kwds"), [((1,), None), ((1,), [("right", 5)]), (5, {}), ([1, 2], {}), (iter([1, 2]), {}), ("ab", {}), ((1,), {1: 2})]
+)
+def test_arguments_of_any_type(shared_pool, args, kwds):
+    """As the call itself takes them, with Python's own errors."""
+    def outcome(call):
+        try:
+            return call()
+        except Exception as error:
+            return type(error), str(error)
+
+    arguments = list(args) if hasattr(args, "__next__") else args
+    expected = outcome(lambda: tasks.add_any(*arguments, **kwds))
+    if hasattr(args, "__next__"):
+        args = arguments
+    assert outcome(lambda: shared_pool.apply(tasks.add_any, args, kwds)) == expected
+
+
+@pytest.mark.parametrize("chunksize", [2**63, 2**70])
+def test_giant_chunksizes_are_refused(shared_pool, chunksize):
+    with pytest.raises(ValueError):
+        shared_pool.map(tasks.square, range(5), chunksize)

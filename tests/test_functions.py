@@ -358,3 +358,52 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["file", "command", "stdin"])
 def test_functions_defined_after_the_pool(script, how):
     check_script(script, REDEFINED, how)
+
+
+INITIALIZED = """
+import sys
+from implementations import Implementation
+
+state = None
+
+def init(value):
+    global state
+    state = value
+
+def named(x):
+    return x, state
+
+if __name__ == "__main__":
+    with Implementation.named(sys.argv[1]).Pool(2, init, (5,)) as pool:
+        print(pool.map(named, range(2)), pool.map(lambda x: (x, state), range(2)))
+        offset = 7
+        print(pool.map(lambda x: x + offset, range(2)))
+        offset = 8
+        print(pool.map(lambda x: x + offset, range(2)))
+"""
+
+
+@pytest.mark.ringpool_only
+def test_lambda_sees_what_the_initializer_set(script):
+    program = script(INITIALIZED)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "[(0, 5), (1, 5)] [(0, 5), (1, 5)]\n[7, 8]\n[8, 9]\n"
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("spawn", "forkserver")
+def test_pool_outside_of_the_main_guard_says_so(script):
+    text = """
+import sys
+from implementations import Implementation
+from pool import WorkerLostError
+try:
+    pool = Implementation.named(sys.argv[1]).Pool(1)
+    pool.map(abs, [1])
+except WorkerLostError as error:
+    print(error)
+"""
+    program = script(text)
+    assert program.wait(2 * LIMIT) == 0, program.err
+    assert "if __name__ == '__main__':" in program.out
+    assert "bootstrapping phase" in program.err

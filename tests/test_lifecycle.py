@@ -1,5 +1,6 @@
 """From the constructor to the end of the pool, and of the program."""
 
+import errno
 import gc
 import itertools
 import multiprocessing
@@ -11,6 +12,7 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 
 import leaks
 import pytest
@@ -1008,24 +1010,47 @@ def test_interrupt_while_arguments_are_pickled(shared_pool, gate, call):
 
 
 class MainInterruption:
-    """Brings a Ctrl-C, once, to the program whose main thread pickles it."""
+    """Brings a signal, once, to the program whose main thread pickles it."""
 
     brought = False
+
+    def __init__(self, number):
+        self.number = number
 
     def __reduce__(self):
         if threading.current_thread() is threading.main_thread() and not self.brought:
             self.brought = True
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
         return int, ("7",)
+
+
+@pytest.fixture(params=["Ctrl-C", "a handler that raises", "an object that raises"])
+def interrupt(request):
+    """(number, error): a signal, and what it raises in the main thread."""
+
+    class Handler:
+        def __call__(self, number, frame):
+            raise Rung
+
+    def handle(number, frame):
+        raise Rung
+
+    if request.param == "Ctrl-C":
+        yield signal.SIGINT, KeyboardInterrupt
+        return
+    previous = signal.signal(signal.SIGUSR1, handle if "handler" in request.param else Handler())
+    yield signal.SIGUSR1, Rung
+    signal.signal(signal.SIGUSR1, previous)
 
 
 @pytest.mark.ringpool_only
 @pytest.mark.parametrize("chunksize", [1, 3, None])
-def test_interrupt_is_no_outcome_for_the_job_of_another_thread(factory, gate, background, chunksize):
+def test_interrupt_is_no_outcome_for_the_job_of_another_thread(factory, gate, background, interrupt, chunksize):
+    number, error = interrupt
     pool = factory.Pool(2)
     held = [pool.apply_async(tasks.hold, (gate, value)) for value in range(2)]
     gate.wait_for(2)
-    items = [*range(9000), MainInterruption(), *range(50)]
+    items = [*range(9000), MainInterruption(number), *range(50)]
     other = background(pool.map, tasks.echo, items, chunksize)
     wait_until(lambda: len(pool._cache) == 3, LIMIT)
     gate.open()
@@ -1034,11 +1059,118 @@ def test_interrupt_is_no_outcome_for_the_job_of_another_thread(factory, gate, ba
         try:
             results = [pool.apply(tasks.echo, (value,)) for value in range(100)]
             assert results == list(range(100))
-        except KeyboardInterrupt:
+        except error:
             interrupted += 1
     assert interrupted == items[9000].brought
     assert other.result(LIMIT) == [*range(9000), 7, *range(50)]
     assert [result.get(LIMIT) for result in held] == [0, 1]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("call", ["apply", "apply_async", "map", "imap"])
+def test_interrupt_while_own_arguments_are_pickled(shared_pool, interrupt, call):
+    number, error = interrupt
+    argument = MainInterruption(number)
+    with pytest.raises(error):
+        getattr(shared_pool, call)(tasks.echo, (argument,) if "apply" in call else [argument])
+    assert shared_pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+    wait_until(lambda: not shared_pool._cache, LIMIT)
+
+
+@pytest.mark.ringpool_only
+def test_interrupt_while_a_result_is_unpickled_costs_no_result(shared_pool, interrupt):
+    number, error = interrupt
+    result = shared_pool.apply_async(tasks.InterruptsOnLoad, (number, 5))
+    result.wait(LIMIT)
+    tasks.interrupting[:] = [True]
+    with pytest.raises(error):
+        result.get(LIMIT)
+    assert result.successful() and result.get(0).value == 5
+    result = shared_pool.starmap_async(tasks.InterruptsOnLoad, [(number, value) for value in range(10)], 2)
+    result.wait(LIMIT)
+    tasks.interrupting[:] = [True]
+    with pytest.raises(error):
+        result.get(LIMIT)
+    assert [one.value for one in result.get(0)] == list(range(10))
+    iterator = shared_pool.istarmap(tasks.InterruptsOnLoad, [(number, value) for value in range(5)])
+    seen = [next(iterator).value]
+    tasks.interrupting[:] = [True]
+    with pytest.raises(error):
+        next(iterator)
+    seen += [one.value for one in iterator]
+    assert seen == list(range(5))
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.with_threads
+def test_interrupt_while_a_feeder_starts(factory, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        if thread.name == "ringpool-feeder":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+
+    def leave_alone():
+        pool = factory.untracked(2)
+        with pytest.raises(KeyboardInterrupt):
+            pool.imap(tasks.nap, (0.01 for _ in range(20)))
+        return weakref.ref(pool)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool = leave_alone()
+        wait_until(lambda: gc.collect() is not None and pool() is None, LIMIT)
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.with_threads
+@pytest.mark.parametrize("source", [range, list, iter])
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_iterator_with_a_buffersize_that_is_dropped(factory, source, chunksize):
+    iterable = source(range(100)) if source is not range else range(100)
+    pool = factory.Pool(2)
+    iterator = pool.imap(tasks.square, iterable, chunksize, buffersize=3)
+    assert next(iterator) == 0
+    iterator = None
+    gc.collect()
+    wait_until(lambda: not pool._cache, LIMIT)
+    wait_until(lambda: not any(one.name == "ringpool-feeder" for one in threading.enumerate()), LIMIT)
+    assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+
+    def leave_alone():
+        pool = factory.untracked(2)
+        iterator = pool.imap(tasks.square, source(range(100)) if source is not range else range(100), buffersize=3)
+        assert next(iterator) == 0
+        return weakref.ref(pool)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool = leave_alone()
+        wait_until(lambda: gc.collect() is not None and pool() is None, LIMIT)
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_refused_forks_cost_no_descriptor(factory, monkeypatch):
+    pool = factory.Pool(2)
+    assert pool.map(tasks.square, [1, 2]) == [1, 4]
+    before = leaks.Snapshot()
+    tries = []
+
+    def refuse():
+        tries.append(1)
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    victim = pool._pool[0].pid
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(tries) >= 5, LIMIT)
+    monkeypatch.undo()
+    wait_until(lambda: len(pool._pool) == 2 and victim not in {worker.pid for worker in pool._pool}, LIMIT)
+    wait_until(lambda: len(leaks._descriptors()) == len(before.descriptors), LIMIT)
 
 
 STARTED = """

@@ -345,3 +345,58 @@ def test_more_than_two_gigabytes(factory):
     assert len(back) == size
     assert back[-1] == 9
     assert back.count(0) == size - 1
+
+
+def make_shared(size):
+    return ("x" * size,) * 64, [(1.5,) * 64] * 3
+
+
+@pytest.mark.parametrize("size", [10, 2000])
+def test_large_members_that_are_shared_are_written_once(shared_pool, size):
+    shared, rows = shared_pool.apply(make_shared, (size,))
+    assert (shared, rows) == make_shared(size)
+    assert size < 1000 or len({id(one) for one in shared}) == 1
+
+
+@pytest.mark.ringpool_only
+def test_what_can_only_travel_as_something_else_is_refused(shared_pool, tmp_path):
+    for argument in (memoryview(b"abc"), open(tmp_path / "file", "w+")):
+        with pytest.raises(TypeError, match="pickle"):
+            shared_pool.apply(tasks.type_name, (argument,))
+        with pytest.raises((TypeError, AttributeError), match="pickle"):
+            shared_pool.apply(tasks.type_name, ((lambda: 1, argument),))
+        argument.release() if type(argument) is memoryview else argument.close()
+
+
+NUMBERS = {
+    "ints": [0, -1, 1, 2**30, -(2**31), 2**60, -(2**63), 2**63 - 1],
+    "ints too large": [1, 2**63, -(2**63) - 1, 2**200],
+    "floats": [0.0, -0.0, 1.5, float("inf"), float("-inf"), 5e-324],
+    "ints and floats": [1, 2, 2.5, 3],
+    "floats and ints": [1.5, 2, 3],
+    "bools among ints": [0, 1, True, False],
+    "none at last": [*range(100), None],
+    "range": range(-50, 50),
+    "range backwards": range(50, -50, -7),
+    "range of the largest": range(2**63 - 5, 2**63 - 1),
+    "range of all": range(-(2**63) + 1, 2**63 - 1, 2**60),
+    "range too large": range(2**63 - 2, 2**63 + 3),
+}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS.keys())
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 1000])
+@pytest.mark.parametrize("function", [tasks.echo, tasks.of_some_type])
+def test_numbers_keep_value_and_type(shared_pool, numbers, chunksize, function):
+    expected = [function(value) for value in numbers]
+    got = shared_pool.map(function, numbers, chunksize)
+    assert [(type(value), repr(value)) for value in got] == [(type(value), repr(value)) for value in expected]
+    if chunksize is not None:
+        got = list(shared_pool.imap(function, numbers, chunksize))
+        assert [(type(value), repr(value)) for value in got] == [(type(value), repr(value)) for value in expected]
+
+
+def test_chunks_of_many_numbers(shared_pool):
+    for numbers in (range(100_000), list(range(100_000)), [value / 7 for value in range(100_000)]):
+        assert shared_pool.map(tasks.echo, numbers) == list(numbers)
+        assert shared_pool.map(tasks.echo, numbers, 30_000) == list(numbers)

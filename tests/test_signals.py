@@ -1,5 +1,7 @@
 """Signal handlers that are held back while something must not be left half done."""
 
+import ctypes
+import faulthandler
 import os
 import signal
 import threading
@@ -137,3 +139,54 @@ def test_forked_child_has_the_programs_handlers(handled, in_thread):
             fork()
     assert statuses == [0]
     assert handled == [signal.SIGUSR1]
+
+
+class Action(ctypes.Structure):
+    """struct sigaction of the kernel's C library."""
+
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ulong * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+
+def action_of(number):
+    action = Action()
+    ctypes.CDLL(None).sigaction(int(number), None, ctypes.byref(action))
+    return action.handler, action.flags
+
+
+def test_handlers_below_python_and_restart_stay(handled, tmp_path):
+    signal.siginterrupt(signal.SIGUSR1, False)
+    with open(tmp_path / "stacks", "w+") as file:
+        faulthandler.register(signal.SIGUSR1, file=file, chain=True)
+        try:
+            before = action_of(signal.SIGUSR1)
+            with signals.held():
+                signal.raise_signal(signal.SIGUSR1)
+                assert handled == []
+                assert file.seek(0, 2) > 0
+            assert action_of(signal.SIGUSR1) == before
+            assert handled == [signal.SIGUSR1]
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+    assert handled == [signal.SIGUSR1]
+
+
+def test_what_a_handler_raised_is_known(handled):
+    def caught(call):
+        try:
+            call()
+        except BaseException as error:
+            return error
+
+    assert signals.is_interrupt(caught(lambda: signal.raise_signal(signal.SIGUSR2)))
+    assert signals.is_interrupt(KeyboardInterrupt())
+    assert not signals.is_interrupt(caught(lambda: 1 / 0))
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(signals.is_interrupt(KeyboardInterrupt())))
+    thread.start()
+    thread.join()
+    assert seen == [False]
