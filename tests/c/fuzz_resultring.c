@@ -1,5 +1,6 @@
-/* Arbitrary bytes wherever a worker can write and the parent reads: in a result ring with its seat, in the words of slots and header,
- * and in the header that a process opens. Nothing of it may crash the reader, keep it for ever, or make it touch a byte outside.
+/* Arbitrary bytes wherever a worker can write and the parent reads: in a result ring with its seat, in the words of slots and
+ * header, and in the header that a process opens. Nothing of it may crash the reader, keep it for ever, or make it touch a byte
+ * outside.
  *
  * Every part is a block of exactly its size, for AddressSanitizer. Driven by libFuzzer (run.py --fuzz) or by test_fuzz.c. */
 #define _GNU_SOURCE
@@ -155,7 +156,8 @@ static void look_at_words(struct input *in)
         uint64_t state = rp_load_relaxed(&m.slots[i].state), bits = take_u64(in);
         uint8_t how = take_u8(in);
         if (how % 3)
-            rp_store_relaxed(&m.slots[i].state, how % 3 == 1 ? bits : rp_state(rp_state_pos(state), (uint32_t)(bits % SEATS), how / 3 % 8u));
+            rp_store_relaxed(&m.slots[i].state,
+                             how % 3 == 1 ? bits : rp_state(rp_state_pos(state), (uint32_t)(bits % SEATS), how / 3 % 8u));
     }
     rp_store_relaxed(&m.h->tail, take_u64(in));
     rp_store_relaxed(&m.h->take, take_u64(in));

@@ -5,7 +5,8 @@
 One line a program, a closing 'N passed, N failed' over all of them; exit code 1 on any failure.
 A sanitizer whose runtime is missing is said so and left out, unless it was asked for by name.
 
-`scheduled` runs test_sched_*.c on the deterministic scheduler (scheduler.h), then demands that they find each mistake of mutants.py.
+`scheduled` runs test_sched_*.c on the deterministic scheduler (scheduler.h), then demands that they find each mistake of
+mutants.py.
 More than the usual, by option:
 
     --seeds N        so many worlds for each scheduled test

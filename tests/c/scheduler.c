@@ -827,7 +827,8 @@ static void plain(const volatile void *at, size_t size, bool writes)
                      writes ? "write" : "read", r->name, off, g->writer);
         for (int u = 0; writes && u < w.nthreads; u++)
             if (u != w.current && g->read[u] > t->k.past[u])
-                complain("thread %d: a write of %s+0x%zx that is not ordered behind a read by thread %d", w.current, r->name, off, u);
+                complain("thread %d: a write of %s+0x%zx that is not ordered behind a read by thread %d", w.current, r->name, off,
+                         u);
         if (writes) {
             g->wrote = t->k.past[w.current];
             g->writer = (uint8_t)w.current;

@@ -1,21 +1,23 @@
-/* A deterministic scheduler with a weak memory: the sources of csrc and the test run as coroutines, one at a time, and every access
- * that they make to shared memory is a point where another may go on, where the caller may die, and where it may see an old value.
+/* A deterministic scheduler with a weak memory: the sources of csrc and the test run as coroutines, one at a time, and every
+ * access that they make to shared memory is a point where another may go on, where the caller may die, and where it may see an
+ * old value.
  *
- * Nothing in csrc knows of it. The compiler announces every access (-fsanitize=thread), and in place of ThreadSanitizer's runtime
- * stands scheduler.c: it plays the atomic accesses by the C11 model, watches the plain ones, and takes the place of futex and
- * clock. What it plays:
+ * Nothing in csrc knows of it. The compiler announces every access (-fsanitize=thread), and in place of ThreadSanitizer's
+ * runtime stands scheduler.c: it plays the atomic accesses by the C11 model, watches the plain ones, and takes the place of
+ * futex and clock. What it plays:
  *
- *   - A store that is not sequentially consistent waits in its thread's buffer and becomes visible later: a release store not before
- *     the earlier stores of its thread, relaxed ones in any order but that of one word. Whoever dies may take what waits with it.
+ *   - A store that is not sequentially consistent waits in its thread's buffer and becomes visible later: a release store not
+ *     before the earlier stores of its thread, relaxed ones in any order but that of one word. Whoever dies may take what waits
+ *     with it.
  *   - A load sees any store of its word that is not older than what its thread knows of; an acquire load of a release store learns
  *     all that the storing thread knew. A sequentially consistent load sees the last sequentially consistent store, or a later one.
- *   - A plain access that is not ordered behind the last plain write of another thread (and a write: behind its reads) ends the test:
- *     so a missing release or acquire shows at once, on any processor. So does a plain access to an atomic word.
+ *   - A plain access that is not ordered behind the last plain write of another thread (and a write: behind its reads) ends the
+ *     test: so a missing release or acquire shows at once, on any processor. So does a plain access to an atomic word.
  *   - Who parks on a futex goes on when it is rung. Only short parks end by themselves: the safety net of a second never does, so
  *     a lost wake-up is a world in which nobody can go on, and ends the test.
  *
- * All decisions come from the seed; a complaint names it. RP_SEED=n plays that seed alone, RP_SEEDS=n as many of them; RP_FIRST=1 ends
- * the program at the first complaint. */
+ * All decisions come from the seed; a complaint names it. RP_SEED=n plays that seed alone, RP_SEEDS=n as many of them;
+ * RP_FIRST=1 ends the program at the first complaint. */
 #ifndef RP_TEST_SCHEDULER_H
 #define RP_TEST_SCHEDULER_H
 

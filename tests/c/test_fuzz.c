@@ -1,4 +1,4 @@
-/* The fuzzer's inputs without a fuzzer: seeded noise, and records and words that are nearly right, which reach further than noise. */
+/* The fuzzer's inputs without a fuzzer: seeded noise, and records and words that are nearly right, which reach further. */
 #include "harness.h"
 
 #include "fuzz.h"

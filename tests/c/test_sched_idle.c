@@ -1,6 +1,6 @@
-/* A whole pool in worlds of the scheduler: workers claim, run, publish and wait as worker processes do; the parent commits, collects
- * and waits, with a second thread that buries and replaces the dead, under a lock like the GIL. No wait is ended by its safety net,
- * so each wake-up has to come. */
+/* A whole pool in worlds of the scheduler: workers claim, run, publish and wait as worker processes do; the parent commits,
+ * collects and waits, with a second thread that buries and replaces the dead, under a lock like the GIL. No wait is ended by its
+ * safety net, so each wake-up has to come. */
 #include "sched_rig.h"
 
 #include "idle.h"
