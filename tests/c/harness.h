@@ -28,7 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef TEST_LIMIT_S
 #define TEST_LIMIT_S 60
+#endif
 #ifndef TEST_SCALE
 #define TEST_SCALE 1
 #endif
