@@ -116,18 +116,20 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
         }
     }
     uint32_t bytes = p->wake_bytes;
+    /* Kept over all parks of this wait: who looked in between, without ordering, would not ring, and no short park follows. */
+    bool eager = false;
     for (int round = 0;; round++) {
-        if (bytes)
+        if (bytes) {
             rp_store_seq(&h->wake_bytes, bytes);
-        else
+        } else if (!eager) {
             rp_add_seq(&h->eager, 1);
+            eager = true;
+        }
         rp_store_seq(&h->armed, 1); /* F */
         int64_t left = end - rp_now_ns();
         bool short_park = bytes || round == 0;
         bool over = enough_unread(readers, n, bytes) || rp_bell_read(&h->bell) != seen || left <= 0;
         int r = over ? 0 : rp_bell_park(&h->bell, seen, short_park && left > FIRST_PARK_NS ? FIRST_PARK_NS : left, kind);
-        if (!bytes)
-            rp_sub_seq(&h->eager, 1);
         if (!r)
             break;
         /* After a shorter time, a worker may just be on its way from publishing to ringing. */
@@ -140,6 +142,8 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
             round = -1;
         }
     }
+    if (eager)
+        rp_sub_seq(&h->eager, 1);
     if (p->spin) {
         if (rp_now_ns() - begin <= RP_SPIN_MAX_NS)
             rp_spin_paid(spin);

@@ -238,6 +238,29 @@ static void parent_wakes_for_a_result(void)
 }
 static void parent_wakes_for_a_ring(void) { wakes_wherever_it_is(wait_for_a_result, ring_the_parent, 0, 3); }
 
+/* A worker that looks at `eager`, without ordering, between two parks of one wait would keep its result to itself: the short park that
+ * makes up for such a look is over. */
+static void eager_parent_says_so_until_its_wait_ends(void)
+{
+    bool eager = false;
+    if (!can_step())
+        return;
+    struct stage a;
+    stage_open(&a, 0);
+    pid_t pid = test_spawn(wait_for_a_result, &a);
+    CHECK(stopped(pid));
+    for (uint32_t n = 0; n < STEPS_MOST && !about_to_park(pid); n++) {
+        CHECK(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0 && stopped(pid));
+        bool now = rp_load_relaxed(&a.rig.m.h->eager) == 1;
+        CHECK(now || !eager);
+        eager = now;
+    }
+    CHECK(eager);
+    kill(pid, SIGKILL);
+    CHECK(test_reap(pid) == 128 + SIGKILL);
+    stage_close(&a);
+}
+
 static void wait_for_room(void *arg)
 {
     struct stage *a = arg;
@@ -357,4 +380,5 @@ static void death_anywhere_loses_no_task_but_the_running_one(void)
 }
 
 TEST_MAIN(T(worker_wakes_for_a_task), T(worker_wakes_after_a_burial), T(worker_wakes_for_the_stop), T(parent_wakes_for_a_result),
-          T(parent_wakes_for_a_ring), T(writer_wakes_for_room), T(death_anywhere_loses_no_task_but_the_running_one))
+          T(parent_wakes_for_a_ring), T(eager_parent_says_so_until_its_wait_ends), T(writer_wakes_for_room),
+          T(death_anywhere_loses_no_task_but_the_running_one))
