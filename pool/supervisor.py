@@ -8,6 +8,7 @@ another part of the program may have collected the exit status.
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from multiprocessing import resource_tracker, util
 
 from pool import _signals as signals
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
+from pool.oom import OomWatch
 from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
@@ -52,6 +54,7 @@ class Supervisor:
         self._leaving = set()  # processes that were sent away
         self._recycling = False  # a worker was replaced for its age or size
         self._told_of_memory = False
+        self._oom = OomWatch()
         self._watch = {}  # descriptor: process
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
@@ -244,7 +247,9 @@ class Supervisor:
         exitcode = worker.exitcode
         started = self._core.seat_started(seat)
         held = self._core.seat_held(seat)
-        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index))
+        ours = self._terminating or seat in self._core.condemned_seats()
+        oom = exitcode == -signal.SIGKILL and not ours and self._oom.struck()
+        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index, oom))
         util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
         with self._lock:
             del self._seat_of[worker]
@@ -265,7 +270,15 @@ class Supervisor:
             self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
         elif self._failed_starts > max(3, self._processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
-            self._break(f"{what} {describe_exit(exitcode)}", worker.pid, exitcode, None)
+            self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", worker.pid, exitcode, None)
+
+    def _hint(self, exitcode):
+        # What a Python program exits with that ends in an exception. One of ours would have been sent as the initializer's.
+        if exitcode != 1:
+            return ""
+        if self._method == "fork":
+            return "; why is on its standard error"
+        return "; why is on its standard error. Is `if __name__ == '__main__':` missing in the main module?"
 
     def _break(self, reason, pid, exitcode, cause):
         self.failure = WorkerLostError(f"the pool is broken: {reason}", pid, exitcode)
