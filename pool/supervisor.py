@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import resource_tracker, util
+import traceback
+from multiprocessing import popen_fork, process, resource_tracker, util
 
 from pool import _signals as signals
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
@@ -23,6 +24,8 @@ GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
+
+DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
 
 # The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
 _starting = threading.local()
@@ -166,8 +169,6 @@ class Supervisor:
 
     def forget(self):
         """In a child that somebody forked: the workers are the parent's children, not this process's."""
-        from multiprocessing import process
-
         for worker in self.workers:
             process._children.discard(worker)
         mine = getattr(_starting, "supervisor", None) is self
@@ -243,8 +244,7 @@ class Supervisor:
         if fd != worker.sentinel:
             os.close(fd)
         seat = self._seat_of[worker]
-        worker.join(0.5)  # the exit code may come a little later, by way of the fork server
-        exitcode = worker.exitcode
+        exitcode = self._reap(worker, fd)
         started = self._core.seat_started(seat)
         held = self._core.seat_held(seat)
         ours = self._terminating or seat in self._core.condemned_seats()
@@ -271,6 +271,19 @@ class Supervisor:
         elif self._failed_starts > max(3, self._processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
             self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", worker.pid, exitcode, None)
+
+    def _reap(self, worker, fd):
+        """The exit code of a worker whose descriptor `fd` tells of its death; None if somebody else has collected it."""
+        # A sentinel stays open as long as any child of the worker: it is not waited for if the exit code is there.
+        if worker.exitcode is None:
+            if fd == worker.sentinel:
+                _signal(worker.kill)  # a task may have closed the other end of that pipe, and live
+            worker.join(0.5)  # the code may come a little later, by way of the fork server
+        worker.join(0)
+        if worker.exitcode is None:
+            # Else it would be a child for ever, and get a signal at the end of the program: whoever has its number then.
+            process._children.discard(worker)
+        return worker.exitcode
 
     def _hint(self, exitcode):
         # What a Python program exits with that ends in an exception. One of ours would have been sent as the initializer's.
@@ -341,10 +354,14 @@ class Supervisor:
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = self._daemon
+        _check_descriptors()
         _starting.supervisor = self
         try:
             with _importable_main():
                 worker.start()
+        except Exception as error:
+            _close_pipes(error)
+            raise
         finally:
             _starting.supervisor = None
         self._seat_of[worker] = seat
@@ -409,6 +426,28 @@ def _importable_main():
         yield
     finally:
         main.__file__ = name
+
+
+def _check_descriptors():
+    """OSError if there are not enough left for a worker. A fork server that gets half a request would end, for everybody."""
+    opened = []
+    try:
+        for _ in range(DESCRIPTORS_A_START):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _close_pipes(error):
+    """multiprocessing leaves the pipes open of a process that could not be forked; they are tried again and again here."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is popen_fork.Popen._launch.__code__:
+            names = frame.f_locals
+            if not hasattr(names["self"], "pid"):
+                for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                    if name in names:
+                        os.close(names[name])
 
 
 def _pidfd(pid):
