@@ -60,7 +60,7 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
 
 
 def _owner(handle):
-    """What tells of the owner's end: a pidfd; where there is none, the pipe that multiprocessing keeps, unless the parent will do."""
+    """What tells of the owner's end: a pidfd; where there is none, multiprocessing's pipe, unless the parent will do."""
     if handle.owner >= 0:
         return handle.owner
     parent = multiprocessing.parent_process()

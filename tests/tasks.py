@@ -654,6 +654,17 @@ class Multiplier:
         return -value
 
 
+class Counting:
+    """Counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, value):
+        self.calls += 1
+        return self.calls
+
+
 class Heavy:
     def __init__(self):
         self.data = bytes(5_000_000)

@@ -124,6 +124,15 @@ def test_map_runs_all_the_rest(factory, gate, ringpool):
     check_alive(pool)
 
 
+def test_map_without_a_chunksize_begins_with_single_items(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    # The stdlib's chunks would be of two, and the second item would be lost with the first.
+    items = [(gate, {0}, value) for value in range(16)]
+    assert lost(ringpool, lambda: pool.map(tasks.kill_or_note, items)).index == 0
+    assert sorted(int(name) for _, name in gate.arrivals()) == list(range(1, 16))
+    check_alive(pool)
+
+
 def test_item_of_imap(factory, ringpool):
     pool = factory.Pool(2)
     iterator = pool.imap(tasks.kill_on, [({2, 5}, value) for value in range(8)])

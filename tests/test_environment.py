@@ -558,7 +558,8 @@ def test_nth_fork_or_thread_of_a_program_is_refused(script, nth):
 @needs_strace
 def test_nothing_is_opened_in_dev_shm(script, tmp_path):
     log = tmp_path / "log"
-    prefix = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=open,openat,link,linkat,rename,unlink,unlinkat,shmget,semget,msgget"]
+    calls = "trace=open,openat,link,linkat,rename,unlink,unlinkat,shmget,semget,msgget"
+    prefix = ["strace", "-f", "-qq", "-o", str(log), "-e", calls]
     assert run(script, WITHOUT_NAMES, prefix=prefix) == []
     lines = log.read_text().splitlines()
     assert any("libc.so" in line for line in lines)
@@ -675,7 +676,8 @@ def test_somebody_else_waits_for_all_children(script, make_gate):
 
 def test_only_monotonic_clocks():
     root = pathlib.Path(__file__).parent.parent
-    sources = [path for folder in ("pool", "csrc") for path in (root / folder).iterdir() if path.suffix in {".py", ".pyx", ".c", ".h"}]
+    files = [path for folder in ("pool", "csrc") for path in (root / folder).iterdir()]
+    sources = [path for path in files if path.suffix in {".py", ".pyx", ".c", ".h"}]
     assert len(sources) > 20
     wall = re.compile(
         r"time\.time\b|time_ns\b|CLOCK_REALTIME|gettimeofday|datetime|FUTEX_CLOCK|FUTEX_WAIT_BITSET|[^_]\btime\(NULL\)|timedwait\b"
