@@ -29,6 +29,20 @@ static int open_memfd(size_t size)
     return fd;
 }
 
+/* A file system with less room than a small pool needs is passed over: /dev/shm may hold 64 KB, where /tmp holds gigabytes. */
+static int have_room(int fd, size_t size)
+{
+    const off_t least = size < (16u << 20) ? (off_t)size : 16 << 20;
+    while (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, least)) {
+        if (errno == EOPNOTSUPP)
+            return 0;
+        if (errno != EINTR)
+            return -errno;
+    }
+    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, least);
+    return 0;
+}
+
 static int open_unlinked(size_t size)
 {
     const char *dirs[] = {"/dev/shm", getenv("TMPDIR"), "/tmp", "/var/tmp"};
@@ -41,9 +55,9 @@ static int open_unlinked(size_t size)
             err = -errno;
             continue;
         }
-        if (ftruncate(fd, (off_t)size) == 0)
+        err = ftruncate(fd, (off_t)size) ? -errno : have_room(fd, size);
+        if (!err)
             return fd;
-        err = -errno;
         close(fd);
     }
     return err;

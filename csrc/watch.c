@@ -17,7 +17,7 @@ static void *watch_owner(void *arg)
     struct pollfd p = {(int)(intptr_t)arg, POLLIN, 0};
     for (;;) {
         int n = poll(&p, 1, -1);
-        if (n > 0 && (p.revents & POLLIN))
+        if (n > 0 && (p.revents & (POLLIN | POLLHUP)))
             _exit(ORPHAN_STATUS);
         /* Somebody closed the descriptor (a task that closes all): without it nothing can be watched. */
         if (n > 0 && (p.revents & (POLLNVAL | POLLERR)))

@@ -70,7 +70,8 @@ cdef class Worker:
         rp_segment_close(&self.segment)
 
     def watch(self, int owner_fd, int parent_pid):
-        """Ends this process when the pool's owner is gone: owner_fd is a pidfd of it, or -1: then the parent is watched."""
+        """Ends this process when the pool's owner is gone: owner_fd is a pidfd of it, or a pipe whose other end it
+        holds, or -1: then the parent is watched."""
         cdef int err = rp_watch_owner(owner_fd) if owner_fd >= 0 else rp_watch_parent(parent_pid)
         if err:
             raise OSError(-err, f"cannot watch the pool's owner: {os.strerror(-err)}")

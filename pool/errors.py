@@ -75,10 +75,11 @@ def describe_exit(exitcode):
     return f"it was killed by signal {-exitcode} ({name})"
 
 
-def worker_lost(pid, exitcode, function, index):
-    """The error of a task whose worker died."""
+def worker_lost(pid, exitcode, function, index, oom=False):
+    """The error of a task whose worker died. oom: the kernel has just killed some process for lack of memory."""
+    guess = "; possibly the OOM killer, which was at work in this cgroup" if oom else ""
     return WorkerLostError(
-        f"worker process {pid} died while it ran {function}, task {index}: {describe_exit(exitcode)}",
+        f"worker process {pid} died while it ran {function}, task {index}: {describe_exit(exitcode)}{guess}",
         pid, exitcode, function, index,
     )
 

@@ -8,23 +8,24 @@ another part of the program may have collected the exit status.
 import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 import time
-from multiprocessing import resource_tracker, util
+import traceback
+from multiprocessing import popen_fork, process, resource_tracker, util
 
 from pool import _signals as signals
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
+from pool.oom import OomWatch
 from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
-GUARD_HINT = (
-    ". Each worker imports the main module anew: if that makes the pool outside of `if __name__ == '__main__':`, the worker cannot start "
-    "(its own error is on standard error)"
-)
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
+
+DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
 
 # The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
 _starting = threading.local()
@@ -56,6 +57,7 @@ class Supervisor:
         self._leaving = set()  # processes that were sent away
         self._recycling = False  # a worker was replaced for its age or size
         self._told_of_memory = False
+        self._oom = OomWatch()
         self._watch = {}  # descriptor: process
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
@@ -167,8 +169,6 @@ class Supervisor:
 
     def forget(self):
         """In a child that somebody forked: the workers are the parent's children, not this process's."""
-        from multiprocessing import process
-
         for worker in self.workers:
             process._children.discard(worker)
         mine = getattr(_starting, "supervisor", None) is self
@@ -244,11 +244,12 @@ class Supervisor:
         if fd != worker.sentinel:
             os.close(fd)
         seat = self._seat_of[worker]
-        worker.join(0.5)  # the exit code may come a little later, by way of the fork server
-        exitcode = worker.exitcode
+        exitcode = self._reap(worker, fd)
         started = self._core.seat_started(seat)
         held = self._core.seat_held(seat)
-        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index))
+        ours = self._terminating or seat in self._core.condemned_seats()
+        oom = exitcode == -signal.SIGKILL and not ours and self._oom.struck()
+        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index, oom))
         util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
         with self._lock:
             del self._seat_of[worker]
@@ -269,10 +270,28 @@ class Supervisor:
             self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
         elif self._failed_starts > max(3, self._processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
-            hint = ""
-            if exitcode == 1 and self._method != "fork":
-                hint = GUARD_HINT
-            self._break(f"{what} {describe_exit(exitcode)}{hint}", worker.pid, exitcode, None)
+            self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", worker.pid, exitcode, None)
+
+    def _reap(self, worker, fd):
+        """The exit code of a worker whose descriptor `fd` tells of its death; None if somebody else has collected it."""
+        # A sentinel stays open as long as any child of the worker: it is not waited for if the exit code is there.
+        if worker.exitcode is None:
+            if fd == worker.sentinel:
+                _signal(worker.kill)  # a task may have closed the other end of that pipe, and live
+            worker.join(0.5)  # the code may come a little later, by way of the fork server
+        worker.join(0)
+        if worker.exitcode is None:
+            # Else it would be a child for ever, and get a signal at the end of the program: whoever has its number then.
+            process._children.discard(worker)
+        return worker.exitcode
+
+    def _hint(self, exitcode):
+        # What a Python program exits with that ends in an exception. One of ours would have been sent as the initializer's.
+        if exitcode != 1:
+            return ""
+        if self._method == "fork":
+            return "; why is on its standard error"
+        return "; why is on its standard error. Is `if __name__ == '__main__':` missing in the main module?"
 
     def _break(self, reason, pid, exitcode, cause):
         self.failure = WorkerLostError(f"the pool is broken: {reason}", pid, exitcode)
@@ -335,12 +354,13 @@ class Supervisor:
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = self._daemon
+        _check_descriptors()
         _starting.supervisor = self
         try:
             with _importable_main():
                 worker.start()
-        except OSError as error:
-            _close_forgotten(error)
+        except Exception as error:
+            _close_pipes(error)
             raise
         finally:
             _starting.supervisor = None
@@ -408,23 +428,26 @@ def _importable_main():
         main.__file__ = name
 
 
-def _close_forgotten(error):
-    """When the system refuses a process, multiprocessing forgets pipes that it has opened for it; only the frames of the error still
-    know them. Each try would cost descriptors until there are none."""
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
-        place = frame.f_globals.get("__name__"), frame.f_code.co_name
-        known = frame.f_locals
-        # No process came of it, so nobody else has closed them.
-        forked = place == ("multiprocessing.popen_fork", "_launch") and not hasattr(known.get("self"), "pid")
-        # From the second pipe on, it closes them itself.
-        asked = place == ("multiprocessing.forkserver", "connect_to_new_process") and "child_r" not in known
-        if forked or asked:
-            for name in ("parent_r", "child_w", "child_r", "parent_w"):
-                if name in known:
-                    os.close(known[name])
-        traceback = traceback.tb_next
+def _check_descriptors():
+    """OSError if there are not enough left for a worker. A fork server that gets half a request would end, for everybody."""
+    opened = []
+    try:
+        for _ in range(DESCRIPTORS_A_START):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _close_pipes(error):
+    """multiprocessing leaves the pipes open of a process that could not be forked; they are tried again and again here."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is popen_fork.Popen._launch.__code__:
+            names = frame.f_locals
+            if not hasattr(names["self"], "pid"):
+                for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                    if name in names:
+                        os.close(names[name])
 
 
 def _pidfd(pid):

@@ -3,6 +3,7 @@
 Runs in the worker, started by a multiprocessing context.
 """
 
+import multiprocessing
 import os
 import signal
 from multiprocessing import context, reduction
@@ -42,7 +43,7 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
     try:
         _forget_handlers(mask)
         worker = Worker(handle.segment, seat, load_function, call_any, encode_error)
-        worker.watch(handle.owner, os.getppid())
+        worker.watch(_owner(handle), os.getppid())
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
         remember_main()
@@ -57,6 +58,15 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
     except KeyboardInterrupt:
         # Ctrl-C outside a task: the owner decides what becomes of the pool, a traceback here would only add noise.
         raise SystemExit(130) from None
+
+
+def _owner(handle):
+    """What tells of the owner's end: a pidfd; where there is none, multiprocessing's pipe, unless the parent will do."""
+    if handle.owner >= 0:
+        return handle.owner
+    parent = multiprocessing.parent_process()
+    # A fork server ends only after its last worker: who watched it would wait for himself.
+    return -1 if parent is None or parent.pid == os.getppid() else parent.sentinel
 
 
 def _forget_handlers(mask):

@@ -405,7 +405,7 @@ class Script:
     Files, because a pipe stays open as long as any forgotten worker holds it.
     """
 
-    def __init__(self, directory, text, how, arguments):
+    def __init__(self, directory, text, how, arguments, prefix):
         self._out = directory / "out"
         self._err = directory / "err"
         source = directory / "script.py"
@@ -420,7 +420,7 @@ class Script:
             if stdin is source:
                 stdin = stack.enter_context(open(source, "rb"))
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore::DeprecationWarning", *command, *arguments],
+                [*prefix, sys.executable, "-W", "ignore::DeprecationWarning", *command, *arguments],
                 stdin=stdin,
                 stdout=stack.enter_context(open(self._out, "wb")),
                 stderr=stack.enter_context(open(self._err, "wb")),
@@ -466,17 +466,17 @@ class Script:
 
 @pytest.fixture
 def script(tmp_path, implementation):
-    """script(text, how, *arguments) runs a program.
+    """script(text, how, *arguments, prefix=()) runs a program, below the command `prefix` (strace, say).
 
     Its sys.argv[1] is the name of the implementation, for implementations.Implementation.named.
     `how` is "file", "command" (python -c) or "stdin".
     """
     scripts = []
 
-    def run(text, how="file", *arguments):
+    def run(text, how="file", *arguments, prefix=()):
         directory = tmp_path / f"script{len(scripts)}"
         directory.mkdir()
-        scripts.append(Script(directory, text, how, [implementation.name, *arguments]))
+        scripts.append(Script(directory, text, how, [implementation.name, *arguments], prefix))
         return scripts[-1]
 
     yield run

@@ -75,3 +75,21 @@ def descendants(pid):
 
 def alive_in_session(session):
     return [one for one in all_processes() if one.session == session and one.state not in "ZX"]
+
+
+def answer_of_child(call):
+    """What the call raises, or gives, in a forked child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = f"gave {call()!r}"
+        except BaseException as error:
+            answer = f"{type(error).__name__} {error}"
+        os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        answer = file.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return answer

@@ -124,6 +124,15 @@ def test_map_runs_all_the_rest(factory, gate, ringpool):
     check_alive(pool)
 
 
+def test_map_without_a_chunksize_begins_with_single_items(factory, gate, ringpool):
+    pool = factory.Pool(2)
+    # The stdlib's chunks would be of two, and the second item would be lost with the first.
+    items = [(gate, {0}, value) for value in range(16)]
+    assert lost(ringpool, lambda: pool.map(tasks.kill_or_note, items)).index == 0
+    assert sorted(int(name) for _, name in gate.arrivals()) == list(range(1, 16))
+    check_alive(pool)
+
+
 def test_item_of_imap(factory, ringpool):
     pool = factory.Pool(2)
     iterator = pool.imap(tasks.kill_on, [({2, 5}, value) for value in range(8)])
@@ -412,3 +421,91 @@ def test_workers_go_with_their_parent(script, gate, state, number):
     wait_until(lambda: all(is_gone(pid) for pid in pids), 2.0, "workers went with their parent")
     assert time.monotonic() - start < 2.5
     wait_until(lambda: not program.survivors(), LIMIT, "helpers of the program are gone too")
+
+
+# How soon
+
+
+def test_death_is_noticed_soon(factory, make_gate, ringpool):
+    # Promised is a tenth of a second; the rest is for a busy machine. Nobody may have to wait for a time-out.
+    pool = factory.Pool(2)
+    for _ in range(3):
+        gate = make_gate()
+        result = pool.apply_async(tasks.hold, (gate,))
+        os.kill(gate.wait_for(1)[0], signal.SIGKILL)
+        lost(ringpool, lambda: result.get(2.0))
+    check_alive(pool)
+
+
+def test_death_is_noticed_soon_whoever_lives_on(factory, gate, ringpool):
+    # A child of the worker holds all pipes that could tell of its death.
+    pool = factory.Pool(2)
+    try:
+        result = pool.apply_async(tasks.fork_child_and_die, (gate,))
+        gate.wait_for(1)
+        lost(ringpool, lambda: result.get(2.0))
+        check_alive(pool)
+    finally:
+        gate.open()
+    ((_, child),) = gate.arrivals()
+    wait_until(lambda: is_gone(int(child)), LIMIT)
+
+
+# Results on their way
+
+
+def test_worker_that_dies_in_the_middle_of_a_long_result(factory, gate, ringpool, refuse_threads):
+    # Nobody collects: it waits for room in its ring.
+    refuse_threads("ringpool-collector")
+    pool = factory.Pool(2)
+    result = pool.apply_async(tasks.arrive_in_result, (gate, 8_000_000))
+    pids = gate.wait_for(1)
+    wait_until(lambda: is_waiting(pids[0]), LIMIT)
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: is_gone(pids[0]), LIMIT)
+    assert lost(ringpool, lambda: result.get(LIMIT)).pid == pids[0]
+    check_alive(pool)
+
+
+def is_waiting(pid):
+    with open(f"/proc/{pid}/wchan") as file:
+        return "futex" in file.read()
+
+
+def test_results_that_were_published_outlive_their_worker(factory, gate, ringpool, refuse_threads):
+    refuse_threads("ringpool-collector")
+    pool = factory.Pool(1)
+    results = [pool.apply_async(tasks.square, (value,)) for value in range(20)]
+    held = pool.apply_async(tasks.hold, (gate,))
+    # It has come to the last task, so all before it have their results in the ring, and nobody has looked.
+    pids = gate.wait_for(1)
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: is_gone(pids[0]), LIMIT)
+    assert [result.get(LIMIT) for result in results] == [value**2 for value in range(20)]
+    lost(ringpool, lambda: held.get(LIMIT))
+    check_alive(pool, 1)
+
+
+NONSENSE = {
+    "a position in the far future": (1 << 63,),
+    "a position that is not aligned": (7,),
+    "a record longer than what is there": (0xFFFF_FFF0, 0, 64),
+    "a record of no length": (0, 0, 64),
+    "a result of nobody's task": (1 << 32 | 32, 1 << 40, 0, 0, 32),
+    "all bits": (2**64 - 1, 2**64 - 1, 2**64 - 1, 2**64 - 1, 32),
+}
+
+
+@pytest.mark.parametrize("words", NONSENSE.values(), ids=NONSENSE.keys())
+def test_worker_that_writes_nonsense_into_its_ring(factory, make_gate, ringpool, words):
+    pool = factory.Pool(2)
+    spoilt, other_gate = make_gate(), make_gate()
+    result = pool.apply_async(tasks.scribble, (spoilt, words))
+    spoilt.wait_for(1)
+    other = pool.apply_async(tasks.hold, (other_gate, "other"))
+    other_gate.wait_for(1)
+    error = lost(ringpool, lambda: result.get(LIMIT))
+    assert error.pid == spoilt.arrivals()[0][0]
+    other_gate.open()
+    assert other.get(LIMIT) == "other"
+    check_alive(pool)

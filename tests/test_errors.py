@@ -498,6 +498,30 @@ class TestInitializers:
         assert pids_of(pool) == before
 
 
+UNGUARDED = """
+import sys
+import tasks
+from implementations import Implementation
+
+pool = Implementation.named(sys.argv[1]).Pool(2)
+print(pool.map(tasks.square, range(3)), flush=True)
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("spawn", "forkserver")
+def test_program_without_a_guard_is_told(script):
+    program = script(UNGUARDED)
+    assert program.wait(LIMIT) == 1
+    assert program.out == ""
+    last = program.err.splitlines()[-1]
+    assert last.startswith("pool.errors.WorkerLostError: the pool is broken")
+    assert "`if __name__ == '__main__':` missing" in last
+    # As often as an initializer that fails: each worker says it once.
+    assert program.err.count("start a new process before") <= 3 + 2
+    wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
+
+
 # Threads of the pool that the system refuses
 
 

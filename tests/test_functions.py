@@ -73,6 +73,18 @@ def test_different_functions_in_turn(shared_pool):
     assert [result.get(LIMIT) for result in results] == expected
 
 
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("chunksize", [None, 1, 2])
+def test_callable_that_changes_itself_keeps_its_changes_for_the_job(factory, chunksize):
+    pool = factory.Pool(1)
+    function = tasks.Counting()
+    for _ in range(2):
+        assert pool.map(function, range(6), chunksize) == [1, 2, 3, 4, 5, 6]
+    assert list(pool.imap(function, range(6))) == [1, 2, 3, 4, 5, 6]
+    assert [pool.apply(function, (0,)) for _ in range(2)] == [1, 1]
+    assert function.calls == 0
+
+
 def test_more_functions_than_any_cache_holds(shared_pool):
     for factor in range(300):
         assert shared_pool.map(functools.partial(tasks.add, factor), [1, 2], 1) == [
@@ -388,22 +400,3 @@ def test_lambda_sees_what_the_initializer_set(script):
     program = script(INITIALIZED)
     assert program.wait(LIMIT) == 0, program.err
     assert program.out == "[(0, 5), (1, 5)] [(0, 5), (1, 5)]\n[7, 8]\n[8, 9]\n"
-
-
-@pytest.mark.ringpool_only
-@pytest.mark.start_methods("spawn", "forkserver")
-def test_pool_outside_of_the_main_guard_says_so(script):
-    text = """
-import sys
-from implementations import Implementation
-from pool import WorkerLostError
-try:
-    pool = Implementation.named(sys.argv[1]).Pool(1)
-    pool.map(abs, [1])
-except WorkerLostError as error:
-    print(error)
-"""
-    program = script(text)
-    assert program.wait(2 * LIMIT) == 0, program.err
-    assert "if __name__ == '__main__':" in program.out
-    assert "bootstrapping phase" in program.err
