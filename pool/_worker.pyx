@@ -62,6 +62,7 @@ cdef class Worker:
         self.functions = {}
         self.load_function = load_function
         self.encode_error = encode_error
+        fault(RP_AT_ATTACHED)
 
     def __dealloc__(self):
         rp_segment_close(&self.segment)
@@ -86,6 +87,7 @@ cdef class Worker:
             os._exit(0)
         store32(&seat.phase, RP_SEAT_READY)
         rp_writer_announce_now(&self.writer, True)
+        fault(RP_AT_REPORTED)
         while not serve and load32(&seat.orders) != RP_LEAVE and not load32(&self.map.h.stop):
             with nogil:
                 serve = rp_worker_stand_by(&self.consumer)
@@ -138,6 +140,7 @@ cdef class Worker:
             else:
                 rp_writer_announce(&self.writer)
         store32(&seat.phase, RP_SEAT_LEAVING)
+        fault(RP_AT_LEAVING)
         rp_writer_announce_now(&self.writer, True)
         return served
 
@@ -183,6 +186,7 @@ cdef class Worker:
         self.slot = slot
         self.pos = pos
         result = None
+        fault(RP_AT_DECODING)
         try:
             if slot.off:
                 at = rp_arena_at(&self.map, slot.off, size)
@@ -190,18 +194,19 @@ cdef class Worker:
                 raise RuntimeError("the pool's shared memory is damaged: a payload lies outside of it")
             function = self.function_of(slot)
             if kind == TASK_ITEM:
-                result = call_item(function, decode(at, size))
+                result = call_item(function, decoded(at, size))
             elif kind == TASK_CALL:
-                result = function(*decode(at, size))
+                result = function(*decoded(at, size))
             elif kind == TASK_STAR:
-                result = call_star(function, decode(at, size))
+                result = call_star(function, decoded(at, size))
             elif kind == TASK_CALL_KW:
-                args, kwds = decode(at, size)
+                args, kwds = decoded(at, size)
                 result = function(*args, **kwds)
                 args = kwds = None
             else:
                 begin = rp_now_ns()
                 values = decode_values(at, size)
+                fault(RP_AT_CALLING)
                 if slot.flags & RP_COUNTED:
                     result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
                 else:
@@ -210,6 +215,7 @@ cdef class Worker:
         except BaseException as error:
             self.fail(error, None, pos)
             return 0
+        fault(RP_AT_RETURNED)
         if rp_forked():
             return 0
         try:
@@ -253,6 +259,7 @@ cdef class Worker:
             # A full ring is waited for only with the value in safety: another thread of the task may change it.
             if to != NULL:
                 simple_write(value, to)
+                fault(RP_AT_ENCODED)
                 self.finish()
                 rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
                 return 0
@@ -308,6 +315,7 @@ cdef class Worker:
         cdef uint64_t total = size + 1, offset = 0, n
         cdef uint64_t most = rp_writer_limit(&self.writer)
         cdef unsigned char *to
+        fault(RP_AT_ENCODED)
         self.finish()
         if <uint64_t>size <= most:
             to = self.reserve(size)
@@ -328,7 +336,15 @@ cdef class Worker:
             rp_writer_publish(&self.writer, n + 16, RESULT_PIECE, pos)
             rp_writer_announce(&self.writer)
             offset += n
+            if offset < total:
+                fault(RP_AT_BETWEEN_PIECES)
         return 0
+
+
+cdef inline object decoded(const unsigned char *at, Py_ssize_t size):
+    value = decode(at, size)
+    fault(RP_AT_CALLING)
+    return value
 
 
 cdef object call_item(object function, object value):
