@@ -21,6 +21,8 @@ POINTS = {
 }
 ACTIONS = {name: int(number) for name, number in re.findall(r"RP_FAULT_(\w+) = (\d)", _text)}
 _WORDS = re.findall(r"^    rp_u32 (\w+);", _text, re.MULTILINE)
+# What only a worker that begins or leaves passes.
+RECYCLED = ("ATTACHED", "REPORTED", "STAND_BY", "LEAVING")
 
 
 def points_of(side):

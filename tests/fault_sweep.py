@@ -3,9 +3,11 @@
     RINGPOOL_FAULT_PAGE=FILE TASK_NOTES=FILE python fault_sweep.py START_METHOD < placements
 
 Needs a build with fault points. Reads one JSON list of [point, nth, call, action] a line, and writes one JSON object a line:
-hit (whether the point was passed for the nth time), lost (tasks), problems (texts).
+hit (whether the point was passed for the nth time), lost (tasks), problems (texts). An action is one of fault.h, or "KILL ALONE":
+no worker can be started from the death until all calls are settled, so that nobody but the workers that are left can help.
 """
 
+import errno
 import faulthandler
 import json
 import multiprocessing
@@ -29,9 +31,20 @@ CLOSE_LIMIT = 5.0
 SCENARIO_LIMIT = 60.0
 
 LONG = ("BETWEEN_PIECES", "WANTS_ROOM", "GOT_ROOM")
-RECYCLED = ("ATTACHED", "REPORTED", "STAND_BY", "LEAVING")
 CROWD = ("WAKING",)
 ENDS = {"KILL": -signal.SIGKILL, "STOP": -signal.SIGKILL, "SEGV": -signal.SIGSEGV, "EXIT": fault_page.EXIT_STATUS}
+
+
+class Pool(ringpool.Pool):
+    """refuse: a function; while it is true, the system grants no new process."""
+
+    refuse = staticmethod(lambda: False)
+
+    @classmethod
+    def Process(cls, context, *args, **keywords):
+        if cls.refuse():
+            raise OSError(errno.EAGAIN, "refused by the test")
+        return ringpool.Pool.Process(context, *args, **keywords)
 
 
 class Handle:
@@ -106,7 +119,7 @@ def work_for(point):
     """(processes, keywords of the pool, function, what it gives, tasks in a round): such that the point is passed."""
     if point in LONG:
         return 2, {}, tasks.noted_pattern, lambda value: tasks.pattern(700_000, value), 4
-    if point in RECYCLED:
+    if point in fault_page.RECYCLED:
         return 2, {"maxtasksperchild": 5}, tasks.noted_square, square, 16
     if point in CROWD:
         return 4, {}, tasks.noted_nap, square, 12
@@ -118,7 +131,9 @@ class Scenario:
         self.page = page
         self.notes = notes
         self.context = context
-        self.point, self.nth, self.call, self.action = placement
+        self.point, self.nth, self.call, action = placement
+        self.action, _, alone = action.partition(" ")
+        self.alone = bool(alone)
         self.problems = []
         self.lost = 0
         self.numbers = iter(range(1, 1 << 30))
@@ -143,7 +158,8 @@ class Scenario:
     def work(self):
         processes, keywords, function, expected, count = work_for(self.point)
         self.page.arm(self.point, self.nth, self.action, os.getpid())
-        pool = ringpool.Pool(processes, context=self.context, **keywords)
+        Pool.refuse = lambda: self.alone and self.page.hit
+        pool = Pool(processes, context=self.context, **keywords)
         handles = []
         limit = time.monotonic() + HIT_LIMIT
         while not self.page.hit and time.monotonic() < limit:
@@ -161,13 +177,14 @@ class Scenario:
             else:
                 self.judge(handle)
         self.page.disarm()
+        self.alone = False
         if self.page.hit:
             cost = 0 if self.action in ("PARK", "SLEEP") else fault_page.POINTS[self.point].cost
             if self.lost != cost:
                 self.wrong(f"{self.lost} tasks lost, not {cost}")
         items = self.numbered(50)
         # In few chunks where workers are replaced after some of them, which takes its time with spawn.
-        chunksize = 10 if self.point in RECYCLED else 1
+        chunksize = 10 if self.point in fault_page.RECYCLED else 1
         after = outcome(lambda: pool.map_async(tasks.noted_square, items, chunksize).get(SETTLE_LIMIT))
         if after != [item * item for item in items]:
             self.wrong(f"of 50 more tasks came {after!r}")

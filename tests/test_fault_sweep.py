@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import pytest
-from fault_page import ACTIONS, VARIABLE, Page, points_of, rotating
+from fault_page import ACTIONS, RECYCLED, VARIABLE, Page, points_of, rotating
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
@@ -105,8 +105,8 @@ def worker_points():
     return [point for point in points_of("WORKER") if not (one_core and point.name == "SEATED")]
 
 
-def all_of(action):
-    return [(point.name, nth, call, action) for call in CALLS for nth in PASSAGES for point in worker_points()]
+def all_of(action, *passages):
+    return [(point.name, nth, call, action) for call in CALLS for nth in passages or PASSAGES for point in worker_points()]
 
 
 def some_of(action):
@@ -121,6 +121,11 @@ def test_worker_is_killed(sweep, method):
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action != "KILL"])
 def test_worker_stands_still_or_ends(sweep, action):
     sweep("fault_sweep.py", "fork", some_of(action), 280)
+
+
+def test_worker_is_killed_and_not_replaced(sweep):
+    placements = [placement for placement in all_of("KILL ALONE", 1) if placement[0] not in RECYCLED]
+    sweep("fault_sweep.py", "fork", placements, 280)
 
 
 @pytest.mark.slow
