@@ -12,6 +12,8 @@ if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
 CORE = sorted(f"csrc/{name}" for name in os.listdir("csrc") if name.endswith(".c"))
 HEADERS = sorted(f"csrc/{name}" for name in os.listdir("csrc") if name.endswith(".h"))
 HARDENING = ["-std=c11", "-O2", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fvisibility=hidden"]
+# A build with fault points (csrc/fault.h), for the tests that make processes die at them: a directory for the generated files.
+FAULTS = os.environ.get("RINGPOOL_FAULTS")
 LINKING = ["-Wl,-z,relro,-z,now", "-pthread"]
 
 
@@ -21,6 +23,7 @@ def extension(name, sources=()):
         [f"pool/{name}.pyx", *sources],
         include_dirs=["csrc"],
         depends=HEADERS,
+        define_macros=[("RP_FAULTS", None)] if FAULTS else [],
         extra_compile_args=HARDENING,
         extra_link_args=LINKING,
     )
@@ -36,7 +39,7 @@ setup(
             extension("_worker", CORE),
             extension("_threads"),
         ],
-        build_dir="build/cython",
+        build_dir=os.path.join(FAULTS, "cython") if FAULTS else "build/cython",
         language_level=3,
     )
 )

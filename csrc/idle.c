@@ -1,5 +1,7 @@
 #include "idle.h"
 
+#include "fault.h"
+
 #define SAFETY_NET_NS 1000000000
 /* A worker in the middle of a stretch looks at `armed` without ordering; a first park this short bounds what that can cost. */
 #define FIRST_PARK_NS 400000
@@ -16,6 +18,7 @@ bool rp_worker_stand_by(const struct rp_consumer *c)
 {
     struct rp_seat *seat = &c->m->seats[c->seat];
     uint32_t seen = rp_bell_read(&seat->bell);
+    RP_FAULT(RP_AT_STAND_BY);
     if (rp_load_seq(&seat->orders) == RP_STAND_BY && !rp_load_seq(&c->m->h->stop))
         rp_bell_park(&seat->bell, seen, SAFETY_NET_NS, c->m->doorbell);
     return rp_load_seq(&seat->orders) == RP_SERVE;
@@ -51,6 +54,7 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
     int64_t begin = rp_now_ns();
     rp_u32 *chair = sit_down(c);
     if (chair) {
+        RP_FAULT(RP_AT_SEATED);
         bool found = spin_for_tasks(c, begin + spin->budget_ns);
         rp_store_seq(chair, 0);
         if (found) {
@@ -61,10 +65,12 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
     uint32_t seen = rp_bell_read(&seat->bell);
     uint64_t bit = UINT64_C(1) << (c->seat % 64);
     rp_or_seq(&h->parked_mask[c->seat / 64], bit); /* E */
+    RP_FAULT(RP_AT_PARKING);
     if (!tasks_changed(c)) {
         int r = rp_bell_park(&seat->bell, seen, SAFETY_NET_NS, c->m->doorbell);
         c->overslept = r && c->m->doorbell == RP_DOORBELL_FUTEX;
     }
+    RP_FAULT(RP_AT_UNPARKED);
     rp_and_seq(&h->parked_mask[c->seat / 64], ~bit);
     if (rp_now_ns() - begin <= RP_SPIN_MAX_NS)
         rp_spin_paid(spin);
@@ -126,6 +132,7 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
             eager = true;
         }
         rp_store_seq(&h->armed, 1); /* F */
+        RP_FAULT(RP_AT_WAITING);
         int64_t left = end - rp_now_ns();
         bool short_park = bytes || round == 0;
         bool over = enough_unread(readers, n, bytes) || rp_bell_read(&h->bell) != seen || left <= 0;

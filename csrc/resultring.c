@@ -20,8 +20,10 @@ void rp_writer_wait(struct rp_writer *w)
     rp_writer_announce_now(w, true);
     uint32_t seen = rp_bell_read(&w->seat->bell);
     rp_store_seq(&w->seat->want_room, 1);
+    RP_FAULT(RP_AT_WANTS_ROOM);
     if (rp_load_seq(&w->seat->head) == head)
         rp_bell_park(&w->seat->bell, seen, SAFETY_NET_NS, w->m->doorbell);
+    RP_FAULT(RP_AT_GOT_ROOM);
     rp_store_seq(&w->seat->want_room, 0);
     w->head = rp_load_acquire(&w->seat->head); /* C */
 }
@@ -33,8 +35,11 @@ void rp_writer_announce_now(struct rp_writer *w, bool idle)
     if (!rp_load_seq(&h->armed))
         return;
     uint64_t unread = w->tail - rp_load_relaxed(&w->seat->head);
-    if (unread > (idle ? 0 : rp_wake_bytes(h)) && rp_cas_u32(&h->armed, 1, 0))
+    if (unread > (idle ? 0 : rp_wake_bytes(h)) && rp_cas_u32(&h->armed, 1, 0)) {
+        RP_FAULT(RP_AT_RINGING);
         rp_bell_ring(&h->bell, w->m->doorbell);
+        RP_FAULT(RP_AT_RUNG);
+    }
 }
 
 void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
@@ -92,6 +97,7 @@ int rp_reader_peek(struct rp_reader *r, struct rp_view *v)
 void rp_reader_room(struct rp_reader *r)
 {
     rp_store_seq(&r->seat->head, rp_load_relaxed(&r->head));
+    RP_FAULT(RP_AT_MAKING_ROOM);
     if (rp_load_seq(&r->seat->want_room))
         rp_bell_ring(&r->seat->bell, r->m->doorbell);
 }

@@ -7,6 +7,7 @@
 #define RP_RESULTRING_H
 
 #include "doorbell.h"
+#include "fault.h"
 #include "layout.h"
 
 #include <errno.h>
@@ -47,6 +48,7 @@ static inline unsigned char *rp_writer_reserve(struct rp_writer *w, uint32_t mos
         pad->pos = 0;
     }
     w->at = w->tail + skip;
+    RP_FAULT(RP_AT_RESERVED);
     return w->ring + (w->at & (bytes - 1)) + sizeof(struct rp_record);
 }
 
@@ -58,7 +60,9 @@ static inline void rp_writer_publish(struct rp_writer *w, uint32_t payload, uint
     r->pad = (uint16_t)(r->size - (uint32_t)sizeof *r - payload);
     r->pos = pos;
     w->tail = w->at + r->size;
+    RP_FAULT(RP_AT_WRITTEN);
     rp_store_release(&w->seat->tail, w->tail); /* B */
+    RP_FAULT(RP_AT_PUBLISHED);
 }
 
 /* Waits for room; returns after the parent consumed something, on a signal, or after at most a second. */
@@ -73,8 +77,11 @@ static inline void rp_writer_announce(struct rp_writer *w)
 {
     struct rp_header *h = w->m->h;
     if (rp_load_relaxed(&h->armed) && w->tail - rp_load_relaxed(&w->seat->head) > rp_wake_bytes(h) &&
-        rp_cas_u32(&h->armed, 1, 0))
+        rp_cas_u32(&h->armed, 1, 0)) {
+        RP_FAULT(RP_AT_RINGING);
         rp_bell_ring(&h->bell, w->m->doorbell);
+        RP_FAULT(RP_AT_RUNG);
+    }
 }
 /* Strict form, misses nobody: before the worker waits (idle: whatever is unread is worth a wake-up) and now and then between. */
 void rp_writer_announce_now(struct rp_writer *w, bool idle);

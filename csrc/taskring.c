@@ -107,6 +107,7 @@ bool rp_producer_doom(struct rp_producer *p, uint64_t pos, uint32_t seat)
 void rp_producer_retry(struct rp_producer *p, uint64_t pos)
 {
     rp_store_release(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */
+    RP_FAULT(RP_AT_RETRYING);
     rp_add_seq(&p->m->h->rescan, 1);
     rp_wake_all(p->m);
 }
@@ -151,9 +152,11 @@ static struct rp_slot *try_claim(struct rp_consumer *c, uint64_t at, uint64_t *p
     uint64_t state = rp_load_acquire(&s->state); /* A */
     if (rp_state_phase(state) != RP_READY)
         return NULL;
+    RP_FAULT(RP_AT_CLAIMING);
     uint64_t p = rp_state_pos(state);
     if ((p ^ at) & c->m->slot_mask || !rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED)))
         return NULL;
+    RP_FAULT(RP_AT_CLAIMED);
     *pos = p;
     if (c->overslept) {
         rp_add_seq(&c->m->seats[c->seat].late, 1);
@@ -193,6 +196,7 @@ static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
         k = 1;
     if (!rp_cas_u64(&c->m->h->take, take, take + k))
         return false;
+    RP_FAULT(RP_AT_TAKEN);
     c->next = take;
     c->stop = take + k;
     return true;

@@ -14,6 +14,7 @@
 #ifndef RP_TASKRING_H
 #define RP_TASKRING_H
 
+#include "fault.h"
 #include "wake.h"
 
 struct rp_producer {
@@ -44,9 +45,12 @@ static inline void rp_producer_commit(struct rp_producer *p, uint64_t pos)
 {
     p->owner[pos & p->m->slot_mask] = pos + 1;
     p->outstanding++;
+    RP_FAULT(RP_AT_FILLED);
     rp_store_release(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */
+    RP_FAULT(RP_AT_READY);
     p->tail = pos + 1;
     rp_store_release(&p->m->h->tail, p->tail); /* D */
+    RP_FAULT(RP_AT_COMMITTED);
 }
 
 /* After the last commit of a batch: no task may be left while a worker is parked. */
@@ -109,14 +113,20 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos);
  * the slot is to be used. */
 static inline bool rp_consumer_start(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
 {
-    return rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_CLAIMED), rp_state(pos, c->seat, RP_RUNNING));
+    RP_FAULT(RP_AT_STARTING);
+    bool started = rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_CLAIMED), rp_state(pos, c->seat, RP_RUNNING));
+    RP_FAULT(RP_AT_STARTED);
+    return started;
 }
 
 /* Before the result is published, or the first piece of it. False: the task was doomed; this process is about to be killed, and
  * must neither publish nor claim anything more. */
 static inline bool rp_consumer_finish(struct rp_consumer *c, struct rp_slot *s, uint64_t pos)
 {
-    return rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));
+    RP_FAULT(RP_AT_FINISHING);
+    bool finished = rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));
+    RP_FAULT(RP_AT_FINISHED);
+    return finished;
 }
 
 /* True while the worker walks a stretch: the next claim is cheap. */

@@ -1,5 +1,7 @@
 #include "wake.h"
 
+#include "fault.h"
+
 bool rp_wake_one(const struct rp_map *m)
 {
     for (uint32_t i = 0, n = rp_mask_words(m); i < n; i++) {
@@ -11,6 +13,7 @@ bool rp_wake_one(const struct rp_map *m)
                 continue; /* another waker was first, or the worker left by itself */
             if (seat >= m->nseats)
                 continue;
+            RP_FAULT(RP_AT_WAKING);
             rp_bell_ring(&m->seats[seat].bell, m->doorbell);
             return true;
         }

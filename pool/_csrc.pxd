@@ -160,6 +160,14 @@ cdef extern from "watch.h" nogil:
     int rp_watch_forks()
     int rp_forked()
 
+cdef extern from "fault.h" nogil:
+    void fault "RP_FAULT"(int)
+    # Names in every build, numbers only in a build that has fault points.
+    enum:
+        RP_AT_ATTACHED, RP_AT_REPORTED, RP_AT_DECODING, RP_AT_CALLING, RP_AT_RETURNED, RP_AT_ENCODED, RP_AT_BETWEEN_PIECES
+        RP_AT_LEAVING, RP_AT_REGISTERED, RP_AT_BLOCK_WRITTEN, RP_AT_PEEKED, RP_AT_SETTLING, RP_AT_SETTLED, RP_AT_BURYING
+        RP_AT_DRAINED, RP_AT_BURIED, RP_AT_SEAT_OPENED, RP_AT_SENT_FOR, RP_AT_STOPPING
+
 
 # What a task's slot holds, and what a result's record holds. Both ends of the rings agree on these.
 cdef enum:

@@ -438,6 +438,7 @@ cdef class Dispatcher(Collector):
                     memcpy(to, data, used)
                 self.copying -= 1
             task.data = None
+            fault(RP_AT_BLOCK_WRITTEN)
             if task.job.done or self.ended is not None:
                 return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
@@ -674,6 +675,7 @@ cdef class Dispatcher(Collector):
         """AsyncResult of target(*args, **kwds). limits: see `begin`. sync: the caller is about to wait for it."""
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
         self.begin(job, pool, target, callback, error_callback, limits)
+        fault(RP_AT_REGISTERED)
         if not job.done:
             if kwds or type(kwds) is not dict:
                 self.put(job, 0, TASK_CALL_KW, (args, kwds))
@@ -690,6 +692,7 @@ cdef class Dispatcher(Collector):
         job.values = [None] * length
         job.left = length
         self.begin(job, pool, target, callback, error_callback, limits)
+        fault(RP_AT_REGISTERED)
         if not job.done:
             source = self.source_of(job, items, star, chunksize, adaptive)
             source.left = length
@@ -699,6 +702,7 @@ cdef class Dispatcher(Collector):
         return job
 
     cdef int pull(self, IMapIterator job, items, bint star, Py_ssize_t chunksize) except -1:
+        fault(RP_AT_REGISTERED)
         if not job.done:
             source = self.source_of(job, items, star, chunksize, False)
             (<Source>source).left = -1
@@ -802,6 +806,7 @@ cdef class Dispatcher(Collector):
                 got = rp_reader_peek(&self.readers[seat], &view)
                 if got != 1:
                     break
+                fault(RP_AT_PEEKED)
                 if not self.take_record(seat, &view):
                     got = -EINVAL
                     break
@@ -823,6 +828,7 @@ cdef class Dispatcher(Collector):
             self.alarm()
         if self.closing and self.unfinished == 0 and not load32(&self.map.h.stop):
             store32(&self.map.h.stop, 1)
+            fault(RP_AT_STOPPING)
             rp_wake_all(&self.map)
         return 0
 
@@ -881,7 +887,9 @@ cdef class Dispatcher(Collector):
             outcome = failure_of(error)
         except BaseException:
             return False
+        fault(RP_AT_SETTLING)
         self.settle(view.pos, outcome, ns)
+        fault(RP_AT_SETTLED)
         return True
 
     cdef bytes assemble(self, uint32_t seat, const unsigned char *at, Py_ssize_t size):
@@ -1137,10 +1145,12 @@ cdef class Dispatcher(Collector):
         rp_reader_init(&self.readers[seat], &self.map, seat)
         if seat >= self.map.used:
             rp_use_seats(&self.map, seat + 1)
+        fault(RP_AT_SEAT_OPENED)
 
     def send_for(self, uint32_t seat):
         """The worker in this seat is to serve, as soon as it is ready."""
         rp_parent_order(&self.map, seat, RP_SERVE)
+        fault(RP_AT_SENT_FOR)
 
     def send_away(self, uint32_t seat):
         """The worker in this seat is to leave after the task that it runs."""
@@ -1175,12 +1185,15 @@ cdef class Dispatcher(Collector):
         cdef uint32_t n, i
         cdef Entry *entry
         cdef Job job
+        fault(RP_AT_BURYING)
         while seat not in self.broken and rp_reader_unread(&self.readers[seat]):
             if self.collecting:
                 yield_gil()
             else:
                 self.collect()
+        fault(RP_AT_DRAINED)
         n = rp_producer_bury(&self.producer, seat, lost, LOST_MOST)
+        fault(RP_AT_BURIED)
         for i in range(n):
             entry = &self.entries[lost[i] & self.map.slot_mask]
             if entry.job == NULL:

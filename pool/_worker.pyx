@@ -65,6 +65,7 @@ cdef class Worker:
         self.load_function = load_function
         self.call_any = call_any
         self.encode_error = encode_error
+        fault(RP_AT_ATTACHED)
 
     def __dealloc__(self):
         rp_segment_close(&self.segment)
@@ -90,6 +91,7 @@ cdef class Worker:
             os._exit(0)
         store32(&seat.phase, RP_SEAT_READY)
         rp_writer_announce_now(&self.writer, True)
+        fault(RP_AT_REPORTED)
         while not serve and load32(&seat.orders) != RP_LEAVE and not load32(&self.map.h.stop):
             with nogil:
                 serve = rp_worker_stand_by(&self.consumer)
@@ -142,6 +144,7 @@ cdef class Worker:
             else:
                 rp_writer_announce(&self.writer)
         store32(&seat.phase, RP_SEAT_LEAVING)
+        fault(RP_AT_LEAVING)
         rp_writer_announce_now(&self.writer, True)
         return served
 
@@ -188,6 +191,7 @@ cdef class Worker:
         self.pos = pos
         self.counted = slot.flags & RP_COUNTED
         result = None
+        fault(RP_AT_DECODING)
         try:
             if slot.off:
                 at = rp_arena_at(&self.map, slot.off, size)
@@ -196,6 +200,7 @@ cdef class Worker:
             function = self.function_of(slot)
             if kind <= TASK_CALL_KW:
                 args = decode(at, size)
+                fault(RP_AT_CALLING)
                 self.count(1)
                 if kind == TASK_ITEM:
                     result = call_item(function, args)
@@ -212,6 +217,7 @@ cdef class Worker:
                     result = self.call_numbers(function, at, size)
                 else:
                     values = decode_values(at, size)
+                    fault(RP_AT_CALLING)
                     if self.counted:
                         result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
                     else:
@@ -220,6 +226,7 @@ cdef class Worker:
         except BaseException as error:
             self.fail(error, None, pos)
             return 0
+        fault(RP_AT_RETURNED)
         if rp_forked():
             return 0
         try:
@@ -257,6 +264,7 @@ cdef class Worker:
         self.scratch.used = 8
         self.scratch.grow(1 + 8 * n)
         to = self.scratch.data + 9
+        fault(RP_AT_CALLING)
         try:
             for i in range(n):
                 self.count(i + 1)
@@ -316,6 +324,7 @@ cdef class Worker:
             # A full ring is waited for only with the value in safety: another thread of the task may change it.
             if to != NULL:
                 simple_write(value, to)
+                fault(RP_AT_ENCODED)
                 self.finish()
                 rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
                 return 0
@@ -373,6 +382,7 @@ cdef class Worker:
         cdef uint64_t total = size + 1, offset = 0, n
         cdef uint64_t most = rp_writer_limit(&self.writer)
         cdef unsigned char *to
+        fault(RP_AT_ENCODED)
         self.finish()
         if <uint64_t>size <= most:
             to = self.reserve(size)
@@ -393,7 +403,10 @@ cdef class Worker:
             rp_writer_publish(&self.writer, n + 16, RESULT_PIECE, pos)
             rp_writer_announce(&self.writer)
             offset += n
+            if offset < total:
+                fault(RP_AT_BETWEEN_PIECES)
         return 0
+
 
 
 cdef object call_item(object function, object value):
