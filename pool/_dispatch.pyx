@@ -159,6 +159,7 @@ cdef class Dispatcher(Collector):
     cdef uint32_t cores
     cdef public uint32_t workers    # that are to serve
     cdef Py_ssize_t timed           # unfinished jobs whose tasks have a time limit
+    cdef bint strays                # tasks of finished (cancelled) jobs that have one may be left
     cdef int64_t shortest           # of these limits; 0: not known
     cdef bint looking               # the supervisor asks for overdue tasks from time to time
     cdef int quiet                  # how often it did so in vain
@@ -874,6 +875,7 @@ cdef class Dispatcher(Collector):
             job.function = None
         if job.timeout_ns:
             self.timed -= 1
+            self.strays = True
         return Collector.settled(self, job)
 
     cdef int poll(self) except -1:
@@ -1137,7 +1139,7 @@ cdef class Dispatcher(Collector):
     def next_look(self):
         """Seconds until `overdue` should be asked again; None while no job has a time limit."""
         # For a while after the last one, so that a loop of short calls need not wake the supervisor for each.
-        self.quiet = 0 if self.timed else self.quiet + 1
+        self.quiet = 0 if self.timed or self.strays else self.quiet + 1
         self.looking = self.quiet < QUIET_LOOKS and self.shortest > 0
         if not self.looking:
             self.shortest = 0
@@ -1155,14 +1157,19 @@ cdef class Dispatcher(Collector):
         cdef Entry *entry
         cdef Job job
         cdef int64_t now
-        if self.timed == 0 or self.released:
+        if (self.timed == 0 and not self.strays) or self.released:
             return
+        self.strays = False
         for i in range(self.map.slot_mask + 1):
             entry = &self.entries[i]
             if entry.job == NULL or entry.doomed:
                 continue
             job = <Job>entry.job
-            if not job.timeout_ns or not rp_producer_look(&self.producer, i, &pos, &phase, &seat) or phase != RP_RUNNING:
+            if not job.timeout_ns:
+                continue
+            if job.done:
+                self.strays = True
+            if not rp_producer_look(&self.producer, i, &pos, &phase, &seat) or phase != RP_RUNNING:
                 continue
             now = rp_now_ns()
             calls = load32(&self.map.seats[seat].calls) if entry.count else 0
