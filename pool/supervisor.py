@@ -19,6 +19,7 @@ from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
+STATUS_GRACE = 0.05  # seconds for an exit status that another thread has just collected
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
 
@@ -240,8 +241,7 @@ class Supervisor:
         if fd != worker.sentinel:
             os.close(fd)
         seat = self._seat_of[worker]
-        worker.join(0.5)  # the exit code may come a little later, by way of the fork server
-        exitcode = worker.exitcode
+        exitcode = _exitcode(worker)
         started = self._core.seat_started(seat)
         held = self._core.seat_held(seat)
         lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index))
@@ -396,6 +396,16 @@ def _importable_main():
         yield
     finally:
         main.__file__ = name
+
+
+def _exitcode(worker):
+    """The exit code of a worker that is dead; None if it cannot be known."""
+    worker.join(0.5)  # it may come a little later, by way of the fork server
+    # Whoever starts a process, or asks for active_children(), collects what is dead, and writes it down a moment later.
+    limit = time.monotonic() + STATUS_GRACE
+    while (exitcode := worker.exitcode) is None and time.monotonic() < limit:
+        time.sleep(0.001)
+    return exitcode
 
 
 def _pidfd(pid):
