@@ -14,9 +14,7 @@ anything left behind.
 import argparse
 import collections
 import contextlib
-import ctypes
 import faulthandler
-import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -29,6 +27,7 @@ import time
 from concurrent.futures import CancelledError
 
 import leaks
+import memory
 import procfs
 import soak_tasks as work
 
@@ -43,9 +42,6 @@ MOST_BYTES = 4 << 20
 MAX_TASKS = 200  # chunks for a worker
 AGE = 1e9  # seconds: a time limit that is never reached
 OUTCOMES = ("ok", "failed", "lost", "cancelled", "timed out", "wrong", "hung")
-
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt()
-MMAP_BYTES = 1 << 17
 
 # What may come and go between two quiet moments without being a leak.
 ANONYMOUS_SLACK_KIB = 4096
@@ -381,27 +377,17 @@ def _worker(pid):
 # Resources
 
 
-def _steady_malloc():
-    """glibc maps large blocks one by one, and gives them back, until it finds that many are freed; from then on they leave holes, and
-    what a process holds says nothing about what it uses. This keeps it at the first."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
-
-
 class Reading:
     """Resources of this process at a quiet moment. Memory in KiB."""
 
     def __init__(self, pool):
-        gc.collect()
-        fields = {}
+        self.anonymous = memory.anonymous_kib()
         with open("/proc/self/status") as file:
-            for line in file:
-                name, _, rest = line.partition(":")
-                fields[name] = rest.split()
-        self.anonymous = int(fields["RssAnon"][0])
+            fields = {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
         self.resident = int(fields["VmRSS"][0])
         self.threads = int(fields["Threads"][0])
-        self.descriptors = len(os.listdir("/proc/self/fd")) - 1
+        # Beyond one for each process: there may be a spare or not.
+        self.descriptors = len(os.listdir("/proc/self/fd")) - 1 - len(pool._supervisor._watch)
         self.shared = os.fstat(pool._core.fd).st_blocks // 2
         self.arena = pool._core.arena_used
 
@@ -508,8 +494,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {arguments.seed}, {arguments.start_method}, {arguments.processes} processes, {arguments.threads} threads", flush=True)
-    _steady_malloc()
+    how = f"{arguments.start_method}, {arguments.processes} processes, {arguments.threads} threads"
+    print(f"seed {arguments.seed}, {how}", flush=True)
+    memory.steady_malloc()
     leaks.start_helpers()
     tally = Tally()
     before = leaks.Snapshot()

@@ -29,7 +29,7 @@ import pytest
 import state_tasks
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from procfs import process, wait_until
+from procfs import process
 from tasks import digest, pattern
 
 LIMIT = 20.0
@@ -78,10 +78,11 @@ class Call:
         self.items = items
         self.retries = retries
         self.kills = kills  # kills before it was submitted
-        self.handle = None
+        self.handle = self.pool_number = None
         self.cancelled = self.cancelled_early = self.terminated = self.closed = False
         self.callbacks = None
         self.callback_fails = False
+        self.hurried = False  # has a short time limit: on a busy machine any of its tasks may be late
         self.input_error = None  # of the iterable, at its end
         self.chunksize = 1
         self.buffersize = None
@@ -113,6 +114,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.killed = set()
         self.stopped = {}  # pid: descriptor of the process
         self.pool = None
+        self.pools = 0
         self.state = None
         self.unready_kills = 0
 
@@ -135,6 +137,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.say("pool")
             self.pool = self.ringpool.Pool(2, context=multiprocessing.get_context("fork"))
             self.state = "run"
+            self.pools += 1
             self.unready_kills = 0
         return self.pool
 
@@ -157,8 +160,13 @@ class PoolMachine(RuleBasedStateMachine):
                 start(pool)
             return
         call.handle = start(pool)
+        call.pool_number = self.pools
         self.calls.append(call)
         self.all_calls.append(call)
+
+    def of_this_pool(self):
+        """Earlier pools may have calls that are not done yet: they were dropped."""
+        return [call for call in self.all_calls if call.pool_number == self.pools]
 
     def certain(self):
         """Nothing that the model knows of holds a worker up."""
@@ -276,7 +284,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         keywords = {"retries": retries, "buffersize": buffersize}
         if any(item.action == "endless" for item in call.items):
-            # One that is held may then be late, through no fault of the pool's.
+            call.hurried = True
             call.items[:] = [item if item.action != "hold" else self.new_item("value") for item in call.items]
             call.left = list(call.items)
             orders[:] = [item.order for item in call.items]
@@ -374,6 +382,8 @@ class PoolMachine(RuleBasedStateMachine):
         """True if what was done to the pool explains the error."""
         if type(error) is self.ringpool.PoolTerminatedError:
             return call.terminated
+        if type(error) is self.ringpool.TaskTimeoutError:
+            return call.hurried and error.seconds == SOON
         if type(error) is self.ringpool.WorkerLostError:
             if error.exitcode != -signal.SIGKILL or error.pid not in self.killed or self.kills == call.kills:
                 return False
@@ -465,9 +475,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.demand(item.explains(error, self.ringpool) or self.excused(call, error), shown)
         else:
             found = next((item for item in call.left if item.explains(error, self.ringpool)), None)
-            if found is not None:
+            if found is not None and not call.hurried:
                 call.left.remove(found)
-            else:
+            elif found is None:
                 # Which one it was does not matter: the count at the end does.
                 self.demand(self.excused(call, error), shown)
         call.place += 1
@@ -562,11 +572,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.state == "run" and len(self.all_calls) > 3)
     @rule()
+    def close_pool(self):
+        self.close()
+
     def close(self):
         self.say("close")
         self.pool.close()
         self.state = "close"
-        for call in self.calls:
+        for call in self.of_this_pool():
             call.closed = True
 
     @precondition(lambda self: self.state == "close")
@@ -584,10 +597,11 @@ class PoolMachine(RuleBasedStateMachine):
         begin = time.monotonic()
         self.pool.terminate()
         self.demand(time.monotonic() - begin < LIMIT, "terminate() takes too long")
-        for call in self.calls:
+        mine = self.of_this_pool()
+        for call in mine:
             call.terminated = True
-        for call in self.calls:
-            if not call.kind.startswith("imap"):
+        for call in mine:
+            if call in self.calls and not call.kind.startswith("imap"):
                 self.demand(call.handle.ready(), f"{call} is not ready after terminate()")
         self.state = "terminate"
         self.join_pool()
@@ -596,6 +610,9 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def drop(self):
         """Nobody has the pool any more: what is pending still comes, then the workers go."""
+        if any(call.buffersize for call in self.of_this_pool()):
+            # One that is not read to its end waits for its reader, and the pool with it; close() ends that.
+            self.close()
         self.say("drop")
         self.pool = self.state = None
         gc.collect()
@@ -634,8 +651,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.demand(result.get(LIMIT) == [digest(one) for one in (b"a", b"b", b"c", b"d")], "wrong at the end")
             except multiprocessing.TimeoutError:
                 self.hang("map")
-            self.pool.close()
-            self.state = "close"
+            self.close()
         if self.state == "close":
             self.join_pool()
         self.check_counts()
@@ -688,5 +704,7 @@ def test_random_sequences():
         warnings.simplefilter("ignore", ResourceWarning)
         run_state_machine_as_test(
             PoolMachine,
-            settings=hypothesis.settings(max_examples=EXAMPLES, stateful_step_count=30, suppress_health_check=list(hypothesis.HealthCheck)),
+            settings=hypothesis.settings(
+                max_examples=EXAMPLES, stateful_step_count=30, suppress_health_check=list(hypothesis.HealthCheck)
+            ),
         )
