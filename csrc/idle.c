@@ -113,7 +113,8 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
     struct rp_header *h = m->h;
     enum rp_doorbell_kind kind = m->doorbell;
     int64_t begin = rp_now_ns();
-    int64_t end = p->limit_ns < 0 || p->limit_ns > SAFETY_NET_NS ? begin + SAFETY_NET_NS : begin + p->limit_ns;
+    bool by_net = p->limit_ns < 0 || p->limit_ns > SAFETY_NET_NS;
+    int64_t end = begin + (by_net ? SAFETY_NET_NS : p->limit_ns);
     if (p->spin) {
         int64_t until = begin + spin->budget_ns;
         if (spin_for_results(m, readers, n, seen, until < end ? until : end)) {
@@ -139,8 +140,8 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
         int r = over ? 0 : rp_bell_park(&h->bell, seen, short_park && left > FIRST_PARK_NS ? FIRST_PARK_NS : left, kind);
         if (!r)
             break;
-        /* After a shorter time, a worker may just be on its way from publishing to ringing. */
-        if (!short_park && left >= SAFETY_NET_NS / 2 && any_unread(readers, n) && kind == RP_DOORBELL_FUTEX)
+        /* After a short limit of the caller's, the result may have come between its end and this look. */
+        if (by_net && !short_park && any_unread(readers, n) && kind == RP_DOORBELL_FUTEX)
             rp_store_relaxed(&h->late, rp_load_relaxed(&h->late) + 1);
         if (short_park && any_unread(readers, n))
             break;

@@ -64,6 +64,7 @@ cdef struct Entry:
     Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
     Py_ssize_t count   # tasks in the chunk; 0: a single task
     rp_block block     # of the payload, if it did not fit the slot
+    int64_t timeout_ns # that a call may take; 0: any
     int64_t since      # of a timed task: when this call was first seen running; 0: not yet
     uint32_t calls     # how many were begun then
     int tries          # how often its worker was lost
@@ -165,6 +166,7 @@ cdef class Dispatcher(Collector):
     cdef uint32_t cores
     cdef public uint32_t workers    # that are to serve
     cdef Py_ssize_t timed           # unfinished jobs whose tasks have a time limit
+    cdef bint strays                # tasks of finished (cancelled) jobs that have one may be left
     cdef int64_t shortest           # of these limits; 0: not known
     cdef bint looking               # the supervisor asks for overdue tasks from time to time
     cdef int quiet                  # how often it did so in vain
@@ -332,6 +334,7 @@ cdef class Dispatcher(Collector):
         entry.job = <PyObject *>job
         entry.index = index
         entry.count = count
+        entry.timeout_ns = job.timeout_ns
         entry.since = 0
         entry.tries = 0
         entry.doomed = False
@@ -950,6 +953,7 @@ cdef class Dispatcher(Collector):
             job.function = None
         if job.timeout_ns:
             self.timed -= 1
+            self.strays = True
         return Collector.settled(self, job)
 
     cdef int let_go(self, Job job) noexcept:
@@ -1231,7 +1235,7 @@ cdef class Dispatcher(Collector):
     def next_look(self):
         """Seconds until `overdue` should be asked again; None while no job has a time limit."""
         # For a while after the last one, so that a loop of short calls need not wake the supervisor for each.
-        self.quiet = 0 if self.timed else self.quiet + 1
+        self.quiet = 0 if self.timed or self.strays else self.quiet + 1
         self.looking = self.quiet < QUIET_LOOKS and self.shortest > 0
         if not self.looking:
             self.shortest = 0
@@ -1249,14 +1253,19 @@ cdef class Dispatcher(Collector):
         cdef Entry *entry
         cdef Job job
         cdef int64_t now
-        if self.timed == 0 or self.released:
+        if (self.timed == 0 and not self.strays) or self.released:
             return
+        self.strays = False
         for i in range(self.slots_used()):
             entry = &self.entries[i]
             if entry.job == NULL or entry.doomed:
                 continue
             job = <Job>entry.job
-            if not job.timeout_ns or not rp_producer_look(&self.producer, i, &pos, &phase, &seat):
+            if not entry.timeout_ns:
+                continue
+            if job.done:
+                self.strays = True
+            if not rp_producer_look(&self.producer, i, &pos, &phase, &seat):
                 continue
             if phase != RP_RUNNING and phase != RP_CLAIMED:
                 continue
@@ -1266,7 +1275,7 @@ cdef class Dispatcher(Collector):
                 entry.since = now
                 entry.calls = calls
                 continue
-            if now - entry.since < job.timeout_ns + (0 if calls else LOADING_NS):
+            if now - entry.since < entry.timeout_ns + (0 if calls else LOADING_NS):
                 continue
             if phase == RP_CLAIMED and rp_producer_revoke(&self.producer, pos):
                 # Its worker was stopped before it began: somebody else shall run it.
@@ -1281,7 +1290,7 @@ cdef class Dispatcher(Collector):
             index = entry.index + (min(<Py_ssize_t>calls, entry.count) - 1 if calls and entry.count else 0)
             count = entry.count
             at = entry.index
-            job.place(at, count, failure_of(describe(job._function or "?", index, job.timeout_ns / 1e9, seat)))
+            job.place(at, count, failure_of(describe(job._function or "?", index, entry.timeout_ns / 1e9, seat)))
         self.announce()
         self.tidy()
 

@@ -22,6 +22,7 @@ from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
+STATUS_GRACE = 0.05  # seconds for an exit status that another thread has just collected
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
 
@@ -280,6 +281,10 @@ class Supervisor:
                 _signal(worker.kill)  # a task may have closed the other end of that pipe, and live
             worker.join(0.5)  # the code may come a little later, by way of the fork server
         worker.join(0)
+        # Whoever starts a process, or asks for active_children(), collects what is dead, and writes it down a moment later.
+        limit = time.monotonic() + STATUS_GRACE
+        while worker.exitcode is None and time.monotonic() < limit:
+            time.sleep(0.001)
         if worker.exitcode is None:
             # Else it would be a child for ever, and get a signal at the end of the program: whoever has its number then.
             process._children.discard(worker)

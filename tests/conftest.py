@@ -22,6 +22,7 @@ import sys
 import threading
 import types
 
+import hypothesis
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -38,6 +39,21 @@ DEFAULT_LIMIT = 60.0
 # How long after the limit of a test the whole run is given up, with the stacks of all threads.
 BACKSTOP = 60.0
 WORKERS = 2
+
+# A failure is shown as it was found: with live processes, a smaller case need not fail again. The same cases in every run, and
+# many others with --hypothesis-profile=nightly --hypothesis-seed=N.
+_profile = hypothesis.settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    max_examples=100,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    print_blob=True,
+    report_multiple_bugs=False,
+)
+hypothesis.settings.register_profile("everyday", _profile)
+hypothesis.settings.register_profile("nightly", _profile, derandomize=False, max_examples=20_000)
+hypothesis.settings.load_profile("everyday")
 
 
 # Collection

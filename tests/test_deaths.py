@@ -1,13 +1,15 @@
 """A worker that dies costs the tasks that it was running, and nothing else."""
 
+import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 import tasks
-from procfs import is_gone, wait_until
+from procfs import is_gone, process, wait_until
 
 pytestmark = pytest.mark.ringpool_only
 
@@ -47,6 +49,38 @@ def test_what_the_error_tells(factory, gate, ringpool):
     for part in (str(pid), "SIGKILL", "hold"):
         assert part in str(error)
     assert not result.successful()
+    check_alive(pool)
+
+
+@pytest.mark.start_methods("fork", "spawn")
+def test_exit_code_that_another_thread_is_just_collecting(factory, gate, ringpool, monkeypatch):
+    pool = factory.Pool(2)
+    result = pool.apply_async(tasks.hold, (gate,))
+    (pid,) = gate.wait_for(1)
+    collected, looked = threading.Event(), threading.Event()
+    real = os.waitpid
+
+    def waitpid(child, options):
+        if child != pid:
+            return real(child, options)
+        if threading.current_thread().name != "ringpool-supervisor":
+            found = real(child, options)
+            collected.set()
+            # Not written down yet when the supervisor looks.
+            assert looked.wait(LIMIT)
+            return found
+        assert collected.wait(LIMIT)
+        try:
+            return real(child, options)
+        finally:
+            looked.set()
+
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: process(pid).state == "Z", LIMIT)
+    multiprocessing.active_children()
+    assert lost(ringpool, lambda: result.get(LIMIT)).exitcode == -signal.SIGKILL
+    monkeypatch.undo()
     check_alive(pool)
 
 
