@@ -61,6 +61,7 @@ cdef class Job(Waiter):
     cdef Collector collector
     cdef object pool, function, source
     cdef object __weakref__
+    cdef dict __dict__           # what users hang on a handle
     cdef object callback, error_callback
     cdef Failure failure
     cdef bint done, visible, was_cancelled

@@ -13,7 +13,10 @@ import threading
 import types
 from concurrent.futures import CancelledError
 from multiprocessing import TimeoutError
-from multiprocessing.pool import RemoteTraceback
+from multiprocessing.pool import ApplyResult, RemoteTraceback
+from multiprocessing.pool import IMapIterator as StdlibIMapIterator
+from multiprocessing.pool import IMapUnorderedIterator as StdlibIMapUnorderedIterator
+from multiprocessing.pool import MapResult as StdlibMapResult
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -422,6 +425,11 @@ cdef class AsyncResult(Job):
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
+    @property
+    def __class__(self):
+        # So that isinstance() also finds the stdlib's class; to be one, a handle would have to be interpreted.
+        return ApplyResult
+
     def cancel(self, kill: bool = False) -> bool:
         """Ends the call with concurrent.futures.CancelledError. True if it is cancelled; False if it has completed, or its task is
         running.
@@ -522,6 +530,14 @@ cdef class MapResult(AsyncResult):
     def __init__(self):
         self.values = []
 
+    @property
+    def __class__(self):
+        return StdlibMapResult
+
+    @property
+    def _number_left(self):
+        return self.left
+
     cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
         cdef Py_ssize_t i, n = max(count, 1)
         if self.done:
@@ -590,6 +606,10 @@ cdef class IMapIterator(Job):
         self.length = -1
         self.items = [EMPTY] * self.room
         self.back = []
+
+    @property
+    def __class__(self):
+        return StdlibIMapUnorderedIterator if self.unordered else StdlibIMapIterator
 
     def __iter__(self):
         return self

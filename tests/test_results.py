@@ -395,3 +395,23 @@ def test_an_argument_changed_after_the_call_does_not_change_the_task(factory, ga
     gate.open()
     assert result.get(LIMIT) == (([1, 2, 3],), {"table": {"key": [1]}})
     blocker.get(LIMIT)
+
+
+@pytest.mark.with_threads
+def test_handles_are_of_the_stdlibs_classes(shared_pool):
+    from multiprocessing import pool as stdlib
+
+    handles = {
+        stdlib.AsyncResult: shared_pool.apply_async(tasks.square, (3,)),
+        stdlib.MapResult: shared_pool.map_async(tasks.square, [1, 2]),
+        stdlib.IMapIterator: shared_pool.imap(tasks.square, [1, 2]),
+        stdlib.IMapUnorderedIterator: shared_pool.imap_unordered(tasks.square, [1, 2]),
+    }
+    for kind, handle in handles.items():
+        assert isinstance(handle, kind)
+        # What programs keep with a result.
+        handle.tag = kind.__name__
+        assert handle.tag == kind.__name__
+        assert handle.get(20) if hasattr(handle, "get") else list(handle)
+    assert isinstance(handles[stdlib.MapResult], stdlib.AsyncResult)
+    assert handles[stdlib.MapResult]._number_left == 0

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 
 import pytest
 import tasks
@@ -15,11 +14,6 @@ MIB = 1 << 20
 
 def still_works(pool):
     return pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)]
-
-
-def own_memory():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 # max_memory_per_child
@@ -36,7 +30,7 @@ def log(caplog):
 
 
 def test_worker_that_grows_is_replaced_between_tasks(factory, log):
-    limit = own_memory() + 100 * MIB
+    limit = factory.Pool(1).apply(tasks.own_memory) + 100 * MIB
     pool = factory.Pool(1, max_memory_per_child=limit // 1024)
     pids = [pool.apply(tasks.keep, (30 * MIB,)) for _ in range(20)]
     served = [pids.count(pid) for pid in dict.fromkeys(pids)]
@@ -50,13 +44,13 @@ def test_worker_that_grows_is_replaced_between_tasks(factory, log):
 
 
 def test_small_worker_stays(factory, log):
-    pool = factory.Pool(1, max_memory_per_child=(own_memory() + 500 * MIB) // 1024)
+    pool = factory.Pool(1, max_memory_per_child=(factory.Pool(1).apply(tasks.own_memory) + 500 * MIB) // 1024)
     assert len({pool.apply(tasks.keep, (1000,)) for _ in range(200)}) == 1
     assert log.records == []
 
 
 def test_nothing_is_lost_while_workers_are_replaced(factory):
-    pool = factory.Pool(2, max_memory_per_child=(own_memory() + 40 * MIB) // 1024)
+    pool = factory.Pool(2, max_memory_per_child=(factory.Pool(1).apply(tasks.own_memory) + 40 * MIB) // 1024)
     results = [pool.apply_async(tasks.keep, (15 * MIB,)) for _ in range(30)]
     assert len({result.get(LIMIT) for result in results}) > 3
     assert still_works(pool)

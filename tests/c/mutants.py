@@ -31,9 +31,9 @@ def weaker(name, file, old, test, order="relaxed"):
 
 
 CLAIM = "rp_cas_u64(&s->state, state, rp_state(p, c->seat, RP_CLAIMED))"
-FINISH = "return rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));"
+FINISH = "bool finished = rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));"
 RELAXED_FINISH = (
-    "return atomic_compare_exchange_strong_explicit(&s->state, &mine, rp_state(pos, c->seat, RP_DONE), "
+    "bool finished = atomic_compare_exchange_strong_explicit(&s->state, &mine, rp_state(pos, c->seat, RP_DONE), "
     "memory_order_relaxed, memory_order_relaxed);"
 )
 STATE_OF = "&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */"
@@ -60,7 +60,7 @@ MUTANTS = [
         "finish: a store",
         "taskring.h",
         FINISH,
-        "rp_store_seq(&s->state, rp_state(pos, c->seat, RP_DONE));\n    return true;",
+        "rp_store_seq(&s->state, rp_state(pos, c->seat, RP_DONE));\n    bool finished = true;",
         "taskring",
     ),
     Mutant(
