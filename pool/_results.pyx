@@ -412,6 +412,10 @@ cdef class Job(Waiter):
         self.collector.settled(self)
         return 0
 
+    def __dir__(self):
+        # Not what __class__ says: managers ask, and get, each of these names.
+        return sorted({*dir(type(self)), *vars(self)})
+
     @property
     def _function(self):
         return None if self.function is None else self.function.name

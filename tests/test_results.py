@@ -413,5 +413,7 @@ def test_handles_are_of_the_stdlibs_classes(shared_pool):
         handle.tag = kind.__name__
         assert handle.tag == kind.__name__
         assert handle.get(20) if hasattr(handle, "get") else list(handle)
+        # A manager's proxy has what dir() tells.
+        assert "tag" in dir(handle) and all(hasattr(handle, name) for name in dir(handle))
     assert isinstance(handles[stdlib.MapResult], stdlib.AsyncResult)
     assert handles[stdlib.MapResult]._number_left == 0
