@@ -47,20 +47,17 @@ def run_cell(spec: dict[str, Any], limit: float) -> Outcome:
     """Run one cell and end all that it has started. limit: seconds, then it is killed."""
     with tempfile.TemporaryDirectory(prefix="ringpool-bench-") as folder:
         answer, log = os.path.join(folder, "answer"), os.path.join(folder, "log")
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ringpool_cell", json.dumps(spec), answer],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(),
-                # Ctrl-C is for us; and what a cell leaves behind can be ended as one.
-                start_new_session=True,
-            )
+        # Ctrl-C while the process is being made would leave it to itself.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            ended = waited(process, limit) or (os.path.exists(answer) and waited(process, EXIT_SECONDS))
+            process = start_cell({**spec, "limit": limit}, answer, log)
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                ended = waited(process, limit) or (os.path.exists(answer) and waited(process, EXIT_SECONDS))
+            finally:
+                kill_session(process)
         finally:
-            kill_session(process)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             with open(answer, encoding="utf-8") as file:
                 found = json.load(file)
@@ -72,6 +69,19 @@ def run_cell(spec: dict[str, Any], limit: float) -> Outcome:
     if not ended:
         return Outcome({}, failed=f"results, but no end {EXIT_SECONDS:.0f} s later, killed")
     return Outcome(found, found.get("na"), found.get("failed"))
+
+
+def start_cell(spec: dict[str, Any], answer: str, log: str) -> subprocess.Popen[bytes]:
+    """The process of a cell, in a session of its own: Ctrl-C is for us, and what it leaves behind can be ended as one."""
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "ringpool_cell", json.dumps(spec), answer],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            start_new_session=True,
+        )
 
 
 def waited(process: subprocess.Popen[bytes], seconds: float) -> bool:

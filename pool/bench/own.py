@@ -100,9 +100,10 @@ def verdict(seconds: dict[Key, list[float]]) -> str:
     )
     if loop <= min(before, after):
         return f"No pool helps: a plain loop takes {report.duration(loop)}, against {compared}."
-    apart = max(our_values) < min(stdlib_values) or max(stdlib_values) < min(our_values)
-    if apart and before / after >= WORTHWHILE:
+    if max(before, after) / min(before, after) < WORTHWHILE:
+        return f"Switching makes no difference to speak of: {compared}."
+    if max(our_values) >= min(stdlib_values) and max(stdlib_values) >= min(our_values):
+        return f"Too noisy to tell, more --rounds or more items may: {compared}."
+    if after < before:
         return f"Switching helps, {report.three_digits(before / after)} times: {compared}."
-    if apart and after / before >= WORTHWHILE:
-        return f"Switching does not help, it costs {report.three_digits(after / before)} times as much: {compared}."
-    return f"Switching makes no difference to speak of: {compared}."
+    return f"Switching does not help, it costs {report.three_digits(after / before)} times as much: {compared}."

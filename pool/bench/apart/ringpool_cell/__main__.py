@@ -1,11 +1,13 @@
 """The program of a cell: python -P -m ringpool_cell SPEC FILE, which writes what it found to FILE, as JSON.
 
 SPEC is JSON: {"peer": "module:function", "workload": name, "settings": {...}} or {"floors": path of ping-pong or null} or
-{"user": "module:function", "items": path, "peer": ... or null, "settings": {...}}.
+{"user": "module:function", "items": path, "peer": ... or null, "settings": {...}}; and everywhere "limit": seconds.
 """
 
+import faulthandler
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -14,6 +16,10 @@ from typing import Any
 from . import floors, user
 from .peers import NotAvailable
 from .workloads import NAMED, Cell, Settings
+
+
+# Whoever started this process kills it at its limit; this is for the case that he is dead himself.
+BACKSTOP_SECONDS = 60.0
 
 
 def outcome(spec: dict[str, Any]) -> dict[str, Any]:
@@ -31,12 +37,16 @@ def outcome(spec: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write; what goes wrong is written too."""
+    # Whoever started this process held it back, for himself.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # A pool that has threads forks: it is what a pool does.
     warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
     found: dict[str, Any]
     failed = False
+    spec = json.loads(sys.argv[1])
+    faulthandler.dump_traceback_later(spec["limit"] + BACKSTOP_SECONDS, exit=True)
     try:
-        found = outcome(json.loads(sys.argv[1]))
+        found = outcome(spec)
     except NotAvailable as error:
         found = {"na": str(error)}
     except user.FunctionFailed as error:

@@ -100,18 +100,25 @@ class Cell:
         pool.close()
         pool.join()
 
-    def count(self, once: Callable[[int], float], fixed: int | None = None) -> int:
-        """How many tasks to measure. once: runs so many tasks and gives the seconds. fixed: so many, unless the settings say."""
-        self.tasks = self.settings.tasks or fixed or self._calibrated(once)
+    def count(self, once: Callable[[int], float], most: int | None = None) -> int:
+        """How many tasks to measure: as many as fill the time of a cell, or `most` if these fill no more than ten times that.
+
+        once: runs so many tasks and gives the seconds.
+        """
+        self.tasks = self.settings.tasks or self._calibrated(once, most)
         return self.tasks
 
-    def _calibrated(self, once: Callable[[int], float]) -> int:
-        number = FEWEST_TASKS
-        while True:
-            seconds = once(number)
-            if seconds >= self.settings.seconds / 5 or number >= MOST_TASKS:
-                return max(FEWEST_TASKS, min(MOST_TASKS, int(number * self.settings.seconds / seconds)))
-            number = min(4 * number, MOST_TASKS)
+    def _calibrated(self, once: Callable[[int], float], most: int | None) -> int:
+        seconds = self.settings.seconds
+        wanted = 10 * seconds if most else seconds
+        bound = most or MOST_TASKS
+        number = min(FEWEST_TASKS, bound)
+        while number < bound:
+            taken = once(number)
+            if taken >= seconds / 5:
+                return max(FEWEST_TASKS, min(bound, int(number * wanted / taken)))
+            number = min(4 * number, bound)
+        return bound
 
 
 class Workload(NamedTuple):
@@ -141,11 +148,12 @@ def throughput(
     row: str,
     call: Call,
     kind: tuple[Callable[..., Any], Callable[[int], list[Any]]],
-    fixed: int | None = None,
+    most: int | None = None,
     ordered: bool = True,
     cpu_row: str | None = None,
 ) -> Callable[[Cell], dict[str, float]]:
-    """A workload: tasks a second of `call` on the values of `kind`. cpu_row: also the CPU a task, of all processes."""
+    """A workload: tasks a second of `call` on the values of `kind`. most: as for `Cell.count`. cpu_row: also the CPU a task, of all
+    processes."""
     function, values = kind
 
     def measure(cell: Cell) -> dict[str, float]:
@@ -157,7 +165,7 @@ def throughput(
                 call(pool, function, items)
                 return time.perf_counter() - began
 
-            items = values(cell.count(once, fixed))
+            items = values(cell.count(once, most))
             workers = descendants()
             gc.collect()
             cpu = cpu_seconds(workers)
@@ -396,7 +404,7 @@ WORKLOADS = (
     Workload("apply", apply_round_trip, (Row(APPLY, "us", floor=SPIN), Row(APPLY_P99, "us", floor=FUTEX))),
     _rate("apply_async flood, ints", apply_async_flood),
     *map(_map, KINDS),
-    _rate("map default chunks, 10^6 ints", map_default, fixed=LONG_MAP_ITEMS),
+    _rate("map default chunks, 10^6 ints", map_default, most=LONG_MAP_ITEMS),
     _rate("imap chunksize=1, ints", imap_single),
     _rate("imap_unordered chunksize=1, ints", imap_unordered_single, ordered=False),
     _rate("starmap chunksize=1, pairs of ints", starmap_single, (tasks.add, tasks.pairs)),
