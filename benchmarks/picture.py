@@ -61,7 +61,7 @@ def draw(found: dict[str, Any]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="10">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(LEFT, 18, "tasks a second, one task a message (logarithmic)", extra=' font-size="13"'),
+        text(LEFT, 18, "tasks a second (logarithmic)", extra=' font-size="13"'),
     ]
     bottom = height - BOTTOM
     for power in range(low, high + 1):

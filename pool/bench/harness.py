@@ -170,7 +170,7 @@ class Run:
         if ("floors", "floors") in self.failed:
             return
         self._progress.show(f"round {number + 1} of {self.rounds}: floors")
-        outcome = run_cell({"floors": self._pingpong}, self._limit)
+        outcome = run_cell({"floors": self._pingpong, "tasks": self.settings.tasks}, self._limit)
         if outcome.failed is not None:
             self.failed["floors", "floors"] = outcome.failed
             return

@@ -1,7 +1,10 @@
 """The program of a cell: python -P -m ringpool_cell SPEC FILE, which writes what it found to FILE, as JSON.
 
-SPEC is JSON: {"peer": "module:function", "workload": name, "settings": {...}} or {"floors": path of ping-pong or null} or
-{"user": "module:function", "items": path, "peer": ... or null, "settings": {...}}; and everywhere "limit": seconds.
+SPEC is JSON, one of these, and everywhere "limit": seconds.
+
+    {"peer": "module:function", "workload": name, "settings": {...}}
+    {"floors": path of ping-pong or null, "tasks": count or null}
+    {"user": "module:function", "items": path, "peer": "module:function" or null, "settings": {...}}
 """
 
 import faulthandler
@@ -25,7 +28,7 @@ BACKSTOP_SECONDS = 60.0
 def outcome(spec: dict[str, Any]) -> dict[str, Any]:
     """What the cell found."""
     if "floors" in spec:
-        return {"values": floors.measure(spec["floors"])}
+        return {"values": floors.measure(spec["floors"], spec["tasks"])}
     settings = Settings(**spec["settings"])
     cell = Cell(user.find_function(spec["peer"]), settings) if spec["peer"] else None
     if "user" in spec:

@@ -45,8 +45,8 @@ def microseconds_each(function: Callable[[Any], Any], values: list[Any]) -> floa
     return best / len(values) * 1e6
 
 
-def measure(pingpong: str | None) -> dict[str, float]:
-    """All floors, in microseconds. pingpong: path of the compiled program; None: without what it measures."""
+def measure(pingpong: str | None, count: int | None) -> dict[str, float]:
+    """All floors, in microseconds. pingpong: path of the compiled program; None: without what it measures. count: of values."""
 
     def there_and_back(value: Any) -> Any:
         return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
@@ -58,6 +58,6 @@ def measure(pingpong: str | None) -> dict[str, float]:
         answer = json.loads(done.stdout)
         found |= {SPIN: answer["spin"], FUTEX: answer["futex"]}
     for kind, (function, values) in KINDS.items():
-        found[plain_call(kind)] = microseconds_each(function, values(COUNT))
-        found[pickle_both_ways(kind)] = microseconds_each(there_and_back, values(COUNT))
+        found[plain_call(kind)] = microseconds_each(function, values(count or COUNT))
+        found[pickle_both_ways(kind)] = microseconds_each(there_and_back, values(count or COUNT))
     return found

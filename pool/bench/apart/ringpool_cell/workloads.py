@@ -306,23 +306,22 @@ def growth_row(size: int) -> str:
 
 
 def growth(cell: Cell) -> dict[str, float]:
-    """What a task costs in ever longer jobs: the best of several short jobs, since one of them is over in a moment."""
+    """What a task costs in ever longer jobs: the median of several short jobs, since one of them is over in a moment."""
     costs: dict[int, float] = {}
     with cell.started() as pool:
         for size in GROWTH_SIZES:
             if size > cell.settings.largest:
                 break
             cell.tasks = size
-            items, spent = tasks.ints(size), 0.0
-            while spent < cell.settings.seconds / 4:
+            items, seconds = tasks.ints(size), []
+            while sum(seconds) < cell.settings.seconds / 4:
                 gc.collect()
                 began = time.perf_counter()
                 results = map_single(pool, tasks.inc, items)
-                seconds = time.perf_counter() - began
+                seconds.append(time.perf_counter() - began)
                 check(results, list(range(1, size + 1)))
-                spent += seconds
-                costs[size] = min(costs.get(size, seconds), seconds)
-    found = {growth_row(size): seconds / size * 1e6 for size, seconds in costs.items()}
+            costs[size] = statistics.median(seconds) / size
+    found = {growth_row(size): cost * 1e6 for size, cost in costs.items()}
     if max(costs) > SMALL_GROWTH:
         found[GROWTH_COST] = found[growth_row(max(costs))] / found[growth_row(SMALL_GROWTH)]
     return found
