@@ -8,20 +8,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from pool import demo
+from pool import bench, demo
+from pool.commandline import OneLineParser
 
 COMMANDS = {
     "demo": (demo, "count identifiers in the standard library, on multiprocessing.Pool and on this one"),
+    "bench": (bench, "what a task costs on multiprocessing.Pool and on this one, in a minute; or measure a function of your own"),
 }
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with an argument in one line: the usage above it would bury it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

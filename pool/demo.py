@@ -4,8 +4,7 @@ The job counts identifiers in the sources of the running interpreter's own stand
 Such a task takes about a microsecond, so what the table shows is the pool and not the work: a plain loop is the floor,
 and every row's results are compared with the loop's.
 
-The benchmarks use the measuring parts too (`started_pool`, `cpu_seconds`, `Progress`). Nothing here touches the inside
-of a pool except `_pool`, the list of its processes.
+Nothing here touches the inside of a pool except `_pool`, the list of its processes.
 """
 
 import argparse
@@ -19,19 +18,18 @@ import re
 import signal
 import sys
 import sysconfig
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from pool import Pool
+from pool.bench.apart.ringpool_cell.clocks import SETTLE_SECONDS, cpu_seconds
+from pool.commandline import Progress, most_processes, start_method, whole_number
 
 DEFAULT_LINES = 100_000
 MOST_LINES = 100_000_000
 START_LIMIT_SECONDS = 60.0
-# A worker that looked for more work before it went to sleep did so because of the tasks: its time belongs to them.
-SETTLE_SECONDS = 0.02
 
 IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
@@ -80,28 +78,6 @@ def library_lines(limit: int) -> list[str]:
     return lines
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU used so far by this process, all its threads, and by the processes `pids`.
-
-    getrusage(RUSAGE_CHILDREN) would not do: it knows children only after they were waited for, and the workers of a
-    forkserver are not our children at all. So the workers are asked about while they live.
-    """
-    return time.process_time() + sum(map(process_cpu_seconds, pids))
-
-
-def process_cpu_seconds(pid: int) -> float:
-    """CPU used so far by a living process, whoever its parent is."""
-    try:
-        # What clock_getcpuclockid(3) returns. /proc counts in ticks of 10 ms, too coarse: all lines of the demo
-        # together may cost a worker only a few of them.
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            # The name, in parentheses, may hold spaces and parentheses of its own.
-            fields = stat.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def worker_pids(pool: multiprocessing.pool.Pool) -> list[int]:
     """The process ids of a pool's workers."""
     return [worker.pid for worker in pool._pool]
@@ -146,64 +122,6 @@ def started_pool(pool_class: PoolClass, processes: int, start_method: str) -> It
         pool.join()
 
 
-class Progress:
-    """A line on `stream` that tells what runs now: rewritten in place on a terminal, else plain lines now and then."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._in_place = self._stream is not None and self._stream.isatty()
-        self._interval = 0.2 if self._in_place else 5.0
-        self._next = 0.0
-
-    def show(self, text: str) -> None:
-        """Say `text`, unless something was said a moment ago."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + self._interval
-        if self._in_place:
-            # The terminal may be narrower than the text, and a line that wraps cannot be rewritten.
-            width = os.get_terminal_size(self._stream.fileno()).columns or 80
-            text = f"\r\x1b[K{text[: width - 1]}"
-        else:
-            text += "\n"
-        self._write(text)
-
-    def clear(self) -> None:
-        """Leave an empty line for what is printed next."""
-        if self._in_place:
-            self._next = 0.0
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        # A stderr that is closed, or that nobody reads any more, must not end the work that it only tells about.
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.write(text)
-                self._stream.flush()
-
-    @contextmanager
-    def watching(self, describe: Callable[[], str]) -> Iterator[None]:
-        """Show `describe()` again and again while the body runs.
-
-        A thread does it, a few times a second: counting in the measured loop would cost time in every task.
-        """
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.2):
-                self.show(describe())
-
-        self.show(describe())
-        watcher = threading.Thread(target=watch, name="progress", daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-
-
 def run_map(pool: multiprocessing.pool.Pool, lines: list[str], results: list[int]) -> None:
     """All lines by `map`, whose chunks the pool chooses."""
     results.extend(pool.map(count_identifiers, lines))
@@ -243,37 +161,6 @@ def format_table(rows: list[Row], tasks: int) -> str:
         cpu = row.cpu_seconds / tasks * 1e6
         lines.append(f"{row.name:<24}{row.seconds:>10.4f}{tasks / row.seconds:>14,.0f}{cpu:>14.2f}{ratio:>9}")
     return "\n".join(lines)
-
-
-def whole_number(most: int) -> Callable[[str], int]:
-    """An argparse type: an int from 1 to `most`."""
-
-    def parse(text: str) -> int:
-        shown = text if len(text) <= 20 else f"{text[:17]}..."
-        if not re.fullmatch(r"[+-]?[0-9]+", text):
-            raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number")
-        # Very long numerals are refused by int() itself.
-        value = int(text) if len(text) <= 20 else (-1 if text[0] == "-" else most + 1)
-        if value < 1:
-            raise argparse.ArgumentTypeError(f"must be at least 1, not {shown}")
-        if value > most:
-            raise argparse.ArgumentTypeError(f"{shown} is too large, the most is {most:,}")
-        return value
-
-    return parse
-
-
-def start_method(text: str) -> str:
-    """An argparse type: a start method that this Python has."""
-    methods = multiprocessing.get_all_start_methods()
-    if text not in methods:
-        raise argparse.ArgumentTypeError(f"unknown start method {text[:40]!r}, choose from {', '.join(methods)}")
-    return text
-
-
-def most_processes() -> int:
-    """How many workers are still an experiment and not an accident."""
-    return max(64, 8 * (os.cpu_count() or 1))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
