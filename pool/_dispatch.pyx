@@ -25,10 +25,12 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport ENOMEM, EINVAL
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.unistd cimport getpid
 
 from pool._codec cimport (TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
-from pool._signals import is_interrupt
+from pool._signals import call, is_interrupt
+from pool.errors import fresh
 from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
@@ -61,6 +63,7 @@ KEEP_WARM_BYTES = 64 << 20
 
 cdef struct Entry:
     PyObject *job      # owned; NULL: the slot is free
+    PyObject *function # owned: its block must stay as long as a worker may load it
     Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
     Py_ssize_t count   # tasks in the chunk; 0: a single task
     rp_block block     # of the payload, if it did not fit the slot
@@ -79,6 +82,7 @@ cdef class Function:
     cdef rp_block block
     cdef uint32_t id
     cdef Py_ssize_t users   # unfinished jobs
+    cdef Py_ssize_t slots   # that a worker may load it for
     cdef bint cached
 
 
@@ -231,16 +235,17 @@ cdef class Dispatcher(Collector):
 
     def __dealloc__(self):
         cdef uint64_t i
-        if self.entries != NULL and not self.foreign:
+        if getpid() != self.owner:
+            # A garbage collection in a fork's first steps: what is mapped here did not come along, and the addresses may be others'.
+            return
+        if self.entries != NULL:
             for i in range(self.slots_used()):
                 Py_XDECREF(self.entries[i].job)
+                Py_XDECREF(self.entries[i].function)
         rp_pages_give(self.entries, (self.map.slot_mask + 1) * sizeof(Entry))
         rp_pages_give(self.readers, self.map.nseats * sizeof(rp_reader))
         rp_producer_free(&self.producer)
         rp_arena_release(&self.arena)
-        if self.foreign:
-            # The mapping did not come along over fork.
-            self.segment.base = NULL
         rp_segment_close(&self.segment)
 
     cdef uint64_t slots_used(self) noexcept:
@@ -259,8 +264,10 @@ cdef class Dispatcher(Collector):
         for i in range(self.slots_used()):
             if self.entries[i].job != NULL:
                 self.trash.append(<object>self.entries[i].job)
+                self.trash.append(<object>self.entries[i].function)
                 Py_XDECREF(self.entries[i].job)
-                self.entries[i].job = NULL
+                Py_XDECREF(self.entries[i].function)
+                self.entries[i].job = self.entries[i].function = NULL
 
     def release(self):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
@@ -318,7 +325,7 @@ cdef class Dispatcher(Collector):
 
     cdef int forget_functions(self) except -1:
         for key, function in list(self.functions.items()):
-            if (<Function>function).users == 0:
+            if (<Function>function).users == 0 and (<Function>function).slots == 0:
                 del self.functions[key]
                 rp_arena_free(&self.arena, &(<Function>function).block)
         return 0
@@ -331,7 +338,10 @@ cdef class Dispatcher(Collector):
         slot.flags = (RP_KEEP if function.cached else 0) | (RP_COUNTED if job.timeout_ns else 0)
         slot.func_off = function.block.off
         Py_INCREF(job)
+        Py_INCREF(function)
         entry.job = <PyObject *>job
+        entry.function = <PyObject *>function
+        function.slots += 1
         entry.index = index
         entry.count = count
         entry.timeout_ns = job.timeout_ns
@@ -926,12 +936,16 @@ cdef class Dispatcher(Collector):
         cdef Entry *entry = &self.entries[pos & self.map.slot_mask]
         cdef Job job
         cdef Source source
+        cdef Function function
         cdef Py_ssize_t index = entry.index, count = entry.count
         if entry.job == NULL:
             return 0
         job = <Job>entry.job
+        function = <Function>entry.function
         Py_XDECREF(entry.job)
-        entry.job = NULL
+        Py_XDECREF(entry.function)
+        entry.job = entry.function = NULL
+        function.slots -= 1
         rp_producer_settle(&self.producer, pos)
         rp_arena_free(&self.arena, &entry.block)
         if count and job.source is not None:
@@ -941,6 +955,8 @@ cdef class Dispatcher(Collector):
                 source.cost_ns = ns / <double>count if source.cost_ns < 0 else 0.7 * source.cost_ns + 0.3 * ns / count
         if not entry.doomed:
             job.place(index, count, outcome)
+        self.free_function(function)
+        self.trash.append(function)
         self.trash.append(job)
         return 0
 
@@ -948,13 +964,17 @@ cdef class Dispatcher(Collector):
         cdef Function function = <Function>job.function
         if function is not None:
             function.users -= 1
-            if function.users == 0 and not function.cached:
-                rp_arena_free(&self.arena, &function.block)
+            self.free_function(function)
+            self.trash.append(function)
             job.function = None
         if job.timeout_ns:
             self.timed -= 1
             self.strays = True
         return Collector.settled(self, job)
+
+    cdef void free_function(self, Function function) noexcept:
+        if function.users == 0 and function.slots == 0 and not function.cached:
+            rp_arena_free(&self.arena, &function.block)
 
     cdef int let_go(self, Job job) noexcept:
         cdef uint64_t i
@@ -1125,7 +1145,7 @@ cdef class Dispatcher(Collector):
         for entry in list(self.pending):
             jobs.append((<Task>entry).job if type(entry) is Task else (<Source>entry).job)
         for job in jobs:
-            (<Job>job).abort(error)
+            (<Job>job).abort(fresh(error))
         self.ring()
         self.tidy()
 
@@ -1139,8 +1159,13 @@ cdef class Dispatcher(Collector):
 
     def open_seat(self, uint32_t seat):
         """Makes the seat ready for a new worker, which stands by until it is sent for. OSError if there is no memory."""
-        cdef uint64_t off = <uint64_t>(<unsigned char *>&self.map.seats[seat] - self.map.base)
-        cdef int err = rp_segment_back(&self.segment, off, sizeof(rp_seat))
+        cdef uint64_t off
+        cdef int err
+        self.check()
+        if seat >= self.map.nseats:
+            raise ValueError(f"there is no seat {seat}")
+        off = <uint64_t>(<unsigned char *>&self.map.seats[seat] - self.map.base)
+        err = rp_segment_back(&self.segment, off, sizeof(rp_seat))
         if not err and self.segment.on_disk:
             off = <uint64_t>(self.map.rings - self.map.base) + <uint64_t>seat * self.map.ring_bytes
             err = rp_segment_back(&self.segment, off, self.map.ring_bytes)
@@ -1159,6 +1184,14 @@ cdef class Dispatcher(Collector):
     def send_away(self, uint32_t seat):
         """The worker in this seat is to leave after the task that it runs."""
         rp_parent_order(&self.map, seat, RP_LEAVE)
+
+    def check_owner(self):
+        """RuntimeError if this is a forked child: the pool is its parent's."""
+        self.check()
+
+    def seat_left(self, uint32_t seat):
+        """True if the worker in this seat has left by itself, between two tasks."""
+        return load32(&self.map.seats[seat].phase) == RP_SEAT_LEAVING
 
     def seat_started(self, uint32_t seat):
         """True if the worker in this seat has run its initializer."""
@@ -1229,7 +1262,11 @@ cdef class Dispatcher(Collector):
             if self.shortest == 0 or timeout_ns < self.shortest:
                 self.shortest = timeout_ns
             if tell:
-                self.alarm()
+                try:
+                    call(self.alarm)
+                except BaseException:
+                    self.timed -= 1
+                    raise
         return 0
 
     def next_look(self):
@@ -1319,11 +1356,14 @@ cdef class Dispatcher(Collector):
                 self.doomed.add(seat)
             else:
                 kept = True
-        if self.doomed:
-            self.alarm()
-        if kept and not whole:
-            return False
-        return Collector.cancel(self, job, kill)
+        try:
+            if kept and not whole:
+                return False
+            return Collector.cancel(self, job, kill)
+        finally:
+            # After the job has its end: what a signal handler raises in here must not leave it without one.
+            if self.doomed:
+                call(self.alarm)
 
     @property
     def late(self):

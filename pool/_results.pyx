@@ -28,6 +28,7 @@ import pickle
 
 from pool._codec cimport decode, decode_values
 from pool._signals import is_interrupt
+from pool.errors import fresh
 
 
 cdef extern from *:
@@ -157,7 +158,7 @@ cdef class Collector:
         self.unfinished += 1
         if self.ended is not None:
             # Without callbacks: their thread may have ended, and the job would never be ready.
-            job.abort(self.ended)
+            job.abort(fresh(self.ended))
             return 0
         job.pool = pool
         job.callback = callback

@@ -53,14 +53,16 @@ cdef class held:
         self.noted = []
         self.since = time.monotonic()
         found = handlers_now()
-        self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, found if self.block else ())
-        if get_ident() != main_ident:
-            return self.mask
-        entered.append(self)
+        self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         try:
-            for number, handler in found.items():
-                self.handlers[number] = handler
-                replace(number, self.note)
+            if get_ident() == main_ident:
+                entered.append(self)
+                for number, handler in found.items():
+                    self.handlers[number] = handler
+                    replace(number, self.note)
+            if self.block:
+                # Last: it runs the handlers of what is due after it has changed the mask.
+                _signal.pthread_sigmask(_signal.SIG_BLOCK, found)
         except BaseException:
             self.leave()
             raise
@@ -120,6 +122,12 @@ cdef dict handlers_now():
         if callable(handler):
             found[number] = handler
     return found
+
+
+def call(function):
+    """function(), as in a held() block, which begins before any bytecode of the call."""
+    with held():
+        function()
 
 
 def start(thread):

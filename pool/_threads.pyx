@@ -19,6 +19,7 @@ from cpython.object cimport PyObject
 
 from pool._results cimport AsyncResult, BaseSource, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
 from pool._worker cimport call_chunk, call_item, call_star
+from pool.errors import fresh
 from pool.functions import call_any
 
 cdef extern from "Python.h":
@@ -400,7 +401,7 @@ cdef class ThreadDispatcher(Collector):
         if self.ended is None:
             self.ended = error
         for job in list(self.live):
-            (<Job>job).abort(error)
+            (<Job>job).abort(fresh(error))
         pending, self.pending = self.pending, deque()
         self.cut = True
         self.wake()

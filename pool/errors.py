@@ -1,5 +1,6 @@
 """Errors that the pool itself raises, and how a task's error travels."""
 
+import copy
 import multiprocessing
 import pickle
 import signal
@@ -82,6 +83,16 @@ def worker_lost(pid, exitcode, function, index, oom=False):
         f"worker process {pid} died while it ran {function}, task {index}: {describe_exit(exitcode)}{guess}",
         pid, exitcode, function, index,
     )
+
+
+def fresh(error):
+    """An error like this one to raise somewhere else: raised again and again, one object would collect the frames of all callers."""
+    try:
+        again = copy.copy(error)
+        again.__cause__ = error.__cause__
+    except Exception:
+        return error
+    return again
 
 
 def task_timeout(pid, function, index, seconds):

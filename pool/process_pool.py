@@ -15,6 +15,7 @@ from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from pool import _signals as signals
 from pool._dispatch import Dispatcher
 from pool.callbacks import CallbackRunner
+from pool.errors import fresh
 from pool.functions import FunctionEncoder
 from pool.supervisor import Supervisor
 
@@ -129,6 +130,7 @@ class Pool(multiprocessing.pool.Pool):
         supervisor = Supervisor(
             core,
             self._processes,
+            self._seats,
             start,
             self._initializer,
             self._initargs,
@@ -152,29 +154,34 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("Pool not running")
         failure = self._supervisor.failure
         if failure is not None:
-            raise failure
+            raise fresh(failure)
 
     @property
     def _cache(self):
         return {id(job): job for job in self._core.unfinished_jobs}
 
     def _repopulate_pool(self):
+        self._core.check_owner()
         self._supervisor.repopulate()
 
     def resize(self, processes):
         """From now on so many workers.
 
         processes: int, 1 or more. More are started before this returns; those that are too many leave after the tasks that they
-        run, and are not waited for. Raises OSError if the system refuses, ValueError if the pool is closed.
+        run, and are not waited for. Raises OSError if the system refuses, and leaves it at what it was; ValueError if the pool is
+        closed.
         """
+        self._core.check_owner()
         self._check_running()
         if processes is None:
             raise TypeError("processes must be an integer, not None")
         count = _process_count(processes)
         if count > self._seats:
             raise ValueError(f"no room for {count} processes under this limit on the address space (ulimit -v)")
-        self._supervisor.resize(count)
-        self._processes = count
+        try:
+            self._supervisor.resize(count)
+        finally:
+            self._processes = self._supervisor.processes
 
     def apply(self, func, args=(), kwds={}, *, task_timeout=None, retries=None):
         """func(*args, **kwds), in a worker: returns its value or raises its error.

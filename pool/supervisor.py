@@ -6,6 +6,7 @@ another part of the program may have collected the exit status.
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -32,8 +33,12 @@ DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
 _starting = threading.local()
 
 
+class _NoSeat(OSError):
+    """As many processes as there can be at once."""
+
+
 class Supervisor:
-    """processes: how many workers. start: a function of (target, args) that gives a process object, not yet started.
+    """processes: how many workers. seats: how many processes there can be at once. start: a function of (target, args) that gives a process object, not yet started.
     method: name of the start method, or None if the context does not tell. maxtasks, most_bytes: when a worker is replaced, see
     worker.py. daemon: whether workers are daemonic processes.
 
@@ -41,11 +46,11 @@ class Supervisor:
     with its initializer behind it until a seat falls vacant.
     """
 
-    def __init__(self, core, processes, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon):
+    def __init__(self, core, processes, seats, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon):
         self.workers = []  # the pool's `_pool`: processes that serve or are to serve, in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
-        self._processes = processes
+        self.processes = processes  # how many workers there are to be
         self._new_process = start
         self._arguments = (initializer, initargs, maxtasks, most_bytes)
         self._most_bytes = most_bytes
@@ -53,6 +58,8 @@ class Supervisor:
         self._callbacks = callbacks
         self._method = method
         self._mask = None  # the signal mask that workers are to have; None: as they were started
+        self._seats = seats
+        self._begun = set()  # processes that were started and are not buried
         self._seat_of = {}  # process: seat
         self._spares = []  # processes that stand by
         self._leaving = set()  # processes that were sent away
@@ -109,25 +116,39 @@ class Supervisor:
             if self._mask is None and inherited:
                 self._mask = mask
             while self._vacant() > 0:
-                if self._spares:
-                    worker = self._spares.pop(0)
+                spare = next((worker for worker in self._spares if worker not in self._leaving), None)
+                if spare is not None:
+                    worker = spare
+                    self._spares.remove(worker)
                     self.workers.append(worker)
                 else:
                     worker = self._start_worker()
                     self.workers.append(worker)
                     self._watch_worker(worker)
                 self._core.send_for(self._seat_of[worker])
-        self.ring()  # the thread may be blocked on the old set of descriptors
+                self.ring()  # the thread may be blocked on the old set of descriptors
 
     def resize(self, processes):
         """From now on so many workers. Those that are too many leave after their tasks. OSError if the system refuses more."""
+        before = self.processes
+        self._want(processes)
+        try:
+            self.repopulate()
+        except _NoSeat:
+            pass  # until those who are leaving have left; the thread tries again
+        except BaseException:
+            if self._vacant() > 0:
+                self._want(before)
+            raise
+
+    def _want(self, processes):
         with signals.held(), self._lock:
-            self._processes = self._core.workers = processes
+            self.processes = self._core.workers = processes
             staying = [worker for worker in self.workers if worker not in self._leaving]
-            for worker in staying[processes:]:
+            for worker in [*staying[processes:], *self._spares[self._spares_wanted() :]]:
                 self._leaving.add(worker)
                 self._core.send_away(self._seat_of[worker])
-        self.repopulate()
+            self.ring()
 
     def start_collector(self):
         """The dispatcher asks for this when a job must be collected by somebody who does not wait for it. True if it runs."""
@@ -170,7 +191,7 @@ class Supervisor:
 
     def forget(self):
         """In a child that somebody forked: the workers are the parent's children, not this process's."""
-        for worker in self.workers:
+        for worker in self._begun:
             process._children.discard(worker)
         mine = getattr(_starting, "supervisor", None) is self
         self._core.disown(mine)
@@ -206,13 +227,16 @@ class Supervisor:
         """How many workers are missing."""
         if self._terminating or self._finishing or self.failure is not None:
             return 0
-        return self._processes - sum(worker not in self._leaving for worker in self.workers)
+        return self.processes - sum(worker not in self._leaving for worker in self.workers)
 
     def _lacking(self):
         """How many spares are missing."""
         if not self._recycling or self._closing or self._terminating or self._finishing or self.failure is not None:
             return 0
-        return max(1, self._processes // SPARES_ONE_IN) - len(self._spares)
+        return self._spares_wanted() - sum(worker not in self._leaving for worker in self._spares)
+
+    def _spares_wanted(self):
+        return max(1, self.processes // SPARES_ONE_IN)
 
     def _wanted(self):
         if self._closing and self._core.idle:
@@ -247,19 +271,20 @@ class Supervisor:
         seat = self._seat_of[worker]
         exitcode = self._reap(worker, fd)
         started = self._core.seat_started(seat)
-        held = self._core.seat_held(seat)
+        held, left = self._core.seat_held(seat), self._core.seat_left(seat)
         ours = self._terminating or seat in self._core.condemned_seats()
         oom = exitcode == -signal.SIGKILL and not ours and self._oom.struck()
         lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index, oom))
         util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
         with self._lock:
             del self._seat_of[worker]
+            self._begun.discard(worker)
             (self._spares if worker in self._spares else self.workers).remove(worker)
             sent_away = worker in self._leaving
             self._leaving.discard(worker)
         if started:
             self._failed_starts = 0
-            self._recycling = self._recycling or (exitcode == 0 and not sent_away and not self._closing)
+            self._recycling = self._recycling or (left and not sent_away and not self._closing)
             if held:
                 self._tell_of_memory(worker, held)
             return
@@ -269,7 +294,7 @@ class Supervisor:
             return
         if cause is not None:
             self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
-        elif self._failed_starts > max(3, self._processes):
+        elif self._failed_starts > max(3, self.processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
             self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", worker.pid, exitcode, None)
 
@@ -354,6 +379,8 @@ class Supervisor:
     def _start_worker(self):
         taken = set(self._seat_of.values())
         seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
+        if seat >= self._seats:
+            raise _NoSeat(errno.EAGAIN, "every seat is taken until workers that were sent away have left")
         self._core.open_seat(seat)
         handle = Handle(self._core.fd, self._owner_fd)
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
@@ -361,10 +388,12 @@ class Supervisor:
         worker.daemon = self._daemon
         _check_descriptors()
         _starting.supervisor = self
+        self._begun.add(worker)
         try:
             with _importable_main():
                 worker.start()
         except Exception as error:
+            self._begun.discard(worker)
             _close_pipes(error)
             raise
         finally:
@@ -398,12 +427,13 @@ class Supervisor:
     def _finish(self):
         with self._lock:
             self._finishing = True
+        limit = time.monotonic() + GRACE
         self._callbacks.stop(GRACE / 2 if self._terminating else None)
         self._core.finish()
         if self._collector is not None:
-            self._collector.join()
+            # It may be in the middle of an object's own pickling, for any time; then it ends after that, and the segment with it.
+            self._collector.join(GRACE / 2 if self._terminating else None)
         self._core.drop_jobs()
-        limit = time.monotonic() + GRACE
         while not self._core.release() and time.monotonic() < limit:
             self._core.ring()
             time.sleep(0.001)

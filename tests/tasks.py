@@ -893,3 +893,21 @@ def noted_nap(value):
     _note(value)
     time.sleep(0.001)
     return value * value
+
+
+class CallsWhenLoaded:
+    """A function that waits at a gate while it is unpickled, and tells when it is called."""
+
+    def __init__(self, loading, called, name):
+        self.loading = loading
+        self.called = called
+        self.name = name
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if self.loading is not None:
+            hold(self.loading)
+
+    def __call__(self, value):
+        self.called.arrive(f"{self.name} {value}")
+        return f"{self.name} {value}"

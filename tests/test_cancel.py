@@ -1,5 +1,6 @@
 """Calls that are cancelled: while they wait, while they run, and too late."""
 
+import signal
 from concurrent.futures import CancelledError
 
 import pytest
@@ -196,3 +197,33 @@ def test_close_and_join_after_cancelling(factory, gate, background):
     gate.open()
     background(pool.join).result(LIMIT)
     held[1].get(0)
+
+
+def test_function_of_a_cancelled_map_stays_while_a_worker_loads_it(factory, make_gate):
+    pool = factory.Pool(2)
+    loading, called = make_gate(), make_gate()
+    result = pool.map_async(tasks.CallsWhenLoaded(loading, called, "first"), ["a"], 1)
+    loading.wait_for(1)
+    assert result.cancel()
+    others = [pool.apply_async(tasks.CallsWhenLoaded(None, called, name), (name,)) for name in ("second", "third")]
+    assert [other.get(LIMIT) for other in others] == ["second second", "third third"]
+    loading.open()
+    called.wait_for(3)
+    assert sorted(name for _, name in called.arrivals()) == ["first a", "second second", "third third"]
+
+
+@pytest.mark.parametrize("call", ["apply_async", "map_async"])
+def test_interrupt_in_the_middle(factory, gate, background, monkeypatch, call):
+    """The call has its end, and the worker is killed, whatever a signal handler raises on the way."""
+    pool = factory.Pool(1)
+    result = getattr(pool, call)(tasks.hold, (gate,) if call == "apply_async" else [gate])
+    (pid,) = gate.wait_for(1)
+    ring = pool._supervisor.ring
+    monkeypatch.setattr(pool._supervisor, "ring", lambda: (ring(), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        result.cancel(kill=True)
+    monkeypatch.undo()
+    assert result.cancelled() and result.ready()
+    wait_until(lambda: is_gone(pid), LIMIT)
+    pool.close()
+    background(pool.join).result(LIMIT)

@@ -5,6 +5,7 @@ import multiprocessing.pool
 import os
 import threading
 import time
+import weakref
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -614,3 +615,28 @@ class TestRefusedThreads:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             pool.apply_async(tasks.square, (4,), callback=tasks.nothing)
         self.check(pool, background)
+
+
+@pytest.mark.ringpool_only
+def test_errors_of_the_pool_keep_no_callers_arguments(factory, gate, ringpool):
+    class Argument:
+        pass
+
+    def call(pool, argument):
+        with pytest.raises(ringpool.WorkerLostError):
+            pool.apply_async(len, (argument,))
+        return weakref.ref(argument)
+
+    broken = factory.Pool(1, initializer=tasks.fail, initargs=(ValueError, "never"))
+    with pytest.raises(ringpool.WorkerLostError):
+        broken.apply(tasks.nothing)
+    assert [call(broken, Argument())() for _ in range(5)] == [None] * 5
+    pool = factory.Pool(1)
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(3)]
+    pool.terminate()
+    errors = []
+    for result in results:
+        with pytest.raises(ringpool.PoolTerminatedError) as caught:
+            result.get(LIMIT)
+        errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3

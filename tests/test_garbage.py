@@ -115,3 +115,41 @@ def test_dropped_while_its_collector_is_busy(factory):
             pool.apply_async(tasks.square, (value,), callback=tasks.nothing)
         pool = None
         check_gone(pids)
+
+
+COLLECTED_AT_FORK = """
+import gc
+import os
+# Before the pool's own hooks: what a collection that is due does in the first steps of a child.
+os.register_at_fork(after_in_child=gc.collect)
+import pool
+import tasks
+
+def main():
+    gc.disable()
+    for ended in (True, False):
+        ours = pool.Pool(1)
+        assert ours.map(tasks.square, [3], 1) == [9]
+        ours.close()
+        ours.join()
+        if ended:
+            del ours
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        print(os.waitpid(pid, 0)[1])
+        ours = pool.Pool(2)
+        print(ours.map(tasks.square, range(4), 1))
+        del ours
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_collected_in_the_first_steps_of_a_child(script):
+    program = script(COLLECTED_AT_FORK)
+    assert program.wait(30) == 0, program.err
+    assert program.out == "0\n[0, 1, 4, 9]\n" * 2

@@ -5,6 +5,7 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -190,3 +191,26 @@ def test_what_a_handler_raised_is_known(handled):
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_handler_that_raises_while_a_block_begins_leaves_nothing_blocked(handled):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    python = signal.getsignal(signal.SIGUSR2)
+    previous = signal.signal(signal.SIGALRM, python)
+    raised = 0
+    try:
+        for step in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + step * 1e-7)
+                with signals.held(block=True):
+                    pass
+                # Once, wherever that is.
+                for _ in range(1000):
+                    time.sleep(0.001)
+            except Raised:
+                raised += 1
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+            assert signal.getsignal(signal.SIGALRM) is python
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert raised > 100

@@ -1,11 +1,15 @@
 """Which workers there are: replaced for their age or size, more and fewer of them, with children of their own."""
 
+import errno
 import logging
 import multiprocessing
+import multiprocessing.util
+import os
+import signal
 
 import pytest
 import tasks
-from procfs import is_gone, wait_until
+from procfs import answer_of_child, is_gone, wait_until
 
 pytestmark = pytest.mark.ringpool_only
 LIMIT = 30
@@ -223,3 +227,121 @@ def test_daemonic_workers_have_no_children(factory):
     pool = factory.Pool(1)
     with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
         pool.apply(tasks.map_in_a_pool, (factory.name, 3))
+
+
+def test_resize_that_is_interrupted_leaves_no_worker_unwatched(factory, make_gate, ringpool):
+    pool = factory.Pool(1)
+    start = pool._supervisor._start_worker
+
+    def interrupted():
+        worker = start()
+        signal.raise_signal(signal.SIGINT)
+        return worker
+
+    pool._supervisor._start_worker = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.resize(3)
+    finally:
+        pool._supervisor._start_worker = start
+    assert pool._processes == pool._supervisor.processes
+    count = pool._processes
+    wait_until(lambda: len(pool._pool) == count, LIMIT)
+    gate = make_gate()
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(count)]
+    for pid in gate.wait_for(count):
+        os.kill(pid, signal.SIGKILL)
+    for result in results:
+        with pytest.raises(ringpool.WorkerLostError):
+            result.get(LIMIT)
+
+
+@pytest.mark.start_methods("fork")
+def test_resize_that_the_system_refuses_is_undone(factory, monkeypatch):
+    pool = factory.Pool(2)
+    real, left = os.fork, [3]
+
+    def fork():
+        if not left[0]:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        left[0] -= 1
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(BlockingIOError):
+        pool.resize(10)
+    monkeypatch.undo()
+    assert pool._processes == 2
+    wait_until(lambda: len(pool._pool) == 2, LIMIT)
+    assert still_works(pool)
+
+
+SEATS = """
+import resource
+import sys
+import time
+import tasks
+from implementations import Implementation
+
+def main():
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    pool = Implementation.named(sys.argv[1]).Pool(1)
+    pool.resize(4)
+    results = [pool.apply_async(tasks.nap, (0.3,)) for _ in range(8)]
+    time.sleep(0.1)
+    pool.resize(1)
+    pool.resize(4)
+    print([result.get(30) for result in results])
+    print(pool.map(tasks.square, range(4), 1))
+    pool.close()
+    pool.join()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.start_methods("fork")
+def test_no_more_processes_than_seats(script):
+    program = script(SEATS)
+    assert program.wait(60) == 0, program.err
+    assert program.out == f"{[0.3] * 8}\n[0, 1, 4, 9]\n"
+    assert program.err == ""
+
+
+def test_resize_in_a_forked_child_is_refused(factory):
+    pool = factory.Pool(2)
+    assert still_works(pool)
+
+    for count in (1, 4):
+        assert answer_of_child(lambda: pool.resize(count)).startswith("RuntimeError pool belongs to process")
+    assert still_works(pool)
+
+
+def test_spares_shrink_with_the_pool(factory):
+    pool = factory.Pool(8, maxtasksperchild=1)
+    assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+    wait_until(lambda: len(pool._supervisor._spares) == 2, LIMIT)
+    pool.resize(1)
+    wait_until(lambda: len(pool._supervisor._spares) == 1 and len(pool._pool) == 1, LIMIT)
+
+
+def test_task_that_ends_its_worker_is_no_recycling(factory, ringpool):
+    pool = factory.Pool(1)
+    with pytest.raises(ringpool.WorkerLostError):
+        pool.apply(tasks.leave, (0,))
+    assert still_works(pool)
+    assert pool._supervisor._spares == [] and len(multiprocessing.active_children()) == 1
+
+
+def test_child_that_leaves_the_program_leaves_the_spares_alone(factory, gate):
+    pool = factory.Pool(1, maxtasksperchild=1)
+    pool.apply(tasks.nothing)
+    wait_until(lambda: pool._supervisor._spares, LIMIT)
+    pid = os.fork()
+    if pid == 0:
+        # As sys.exit() would in a program of its own.
+        multiprocessing.util._exit_function()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert [pool.apply(tasks.square, (value,)) for value in range(3)] == [0, 1, 4]
