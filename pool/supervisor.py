@@ -386,7 +386,8 @@ class Supervisor:
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         worker.daemon = self._daemon
-        _check_descriptors()
+        if self._method != "fork":
+            _check_descriptors()
         _starting.supervisor = self
         self._begun.add(worker)
         try:
