@@ -166,6 +166,15 @@ static inline unsigned char *rp_ring_of(const struct rp_map *m, uint32_t seat)
     return m->rings + (size_t)seat * m->ring_bytes;
 }
 
+/* Fetches a slot that is needed a few tasks from now, both lines of it. */
+static inline void rp_prefetch_slot(const struct rp_map *m, uint64_t pos)
+{
+    const struct rp_slot *s = &m->slots[pos & m->slot_mask];
+    rp_prefetch(s);
+    rp_prefetch((const unsigned char *)s + RP_LINE / 2);
+}
+#define RP_AHEAD 4u
+
 /* The address of [off, off + len) if it lies inside the arena, else NULL. */
 static inline unsigned char *rp_arena_at(const struct rp_map *m, uint64_t off, uint64_t len)
 {

@@ -53,6 +53,7 @@ void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
 void rp_reader_reset(struct rp_reader *r)
 {
     rp_store_relaxed(&r->head, 0);
+    r->tail = 0;
     rp_store_relaxed(&r->seat->tail, 0);
     rp_store_relaxed(&r->seat->head, 0);
     rp_store_relaxed(&r->seat->want_room, 0);
@@ -66,7 +67,11 @@ int rp_reader_peek(struct rp_reader *r, struct rp_view *v)
 {
     uint32_t bytes = r->m->ring_bytes;
     for (;;) {
-        uint64_t avail = rp_load_acquire(&r->seat->tail) - rp_load_relaxed(&r->head); /* B */
+        uint64_t avail = r->tail - rp_load_relaxed(&r->head);
+        if (avail == 0 || avail > bytes) {
+            r->tail = rp_load_acquire(&r->seat->tail); /* B */
+            avail = r->tail - rp_load_relaxed(&r->head);
+        }
         if (avail == 0)
             return 0;
         if (avail > bytes || avail % 16)

@@ -91,6 +91,7 @@ struct rp_reader {
     struct rp_seat *seat;
     const unsigned char *ring;
     rp_u64 head; /* private, atomic because other threads of the parent wait on it */
+    uint64_t tail; /* as last read by rp_reader_peek: looking at every record would fight with the worker for the line */
 };
 
 struct rp_view {

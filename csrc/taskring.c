@@ -23,7 +23,9 @@ void rp_producer_free(struct rp_producer *p)
 void rp_producer_kick(struct rp_producer *p)
 {
     struct rp_header *h = p->m->h;
-    rp_store_seq(&h->tail, p->tail); /* E */
+    p->shown = p->tail;
+    rp_store_seq(&h->tail, p->tail); /* D, E */
+    RP_FAULT(RP_AT_COMMITTED);
     if (!rp_anyone_parked(p->m))
         return;
     uint64_t take = rp_load_seq(&h->take);
@@ -220,9 +222,12 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
     struct rp_header *h = c->m->h;
     struct rp_slot *s;
     for (;;) {
-        while (c->next < c->stop)
+        while (c->next < c->stop) {
+            if (c->next + 1 < c->stop)
+                rp_prefetch_slot(c->m, c->next + 1);
             if ((s = try_claim(c, c->next++, pos)))
                 return pass_on(c, s);
+        }
         c->next = c->stop = 0;
         uint64_t tail = rp_load_seq(&h->tail); /* D, E */
         uint64_t take = rp_load_relaxed(&h->take);

@@ -21,6 +21,7 @@ struct rp_producer {
     const struct rp_map *m;
     uint64_t *owner; /* per slot: position + 1 of the unsettled task in it, 0 = free */
     uint64_t tail, low;
+    uint64_t shown; /* the tail that workers see */
     uint32_t outstanding;
 };
 
@@ -38,6 +39,7 @@ static inline struct rp_slot *rp_producer_next(struct rp_producer *p, uint64_t *
     while (p->owner[at & p->m->slot_mask])
         at++;
     *pos = at;
+    rp_prefetch_slot(p->m, at + RP_AHEAD);
     return &p->m->slots[at & p->m->slot_mask];
 }
 
@@ -49,15 +51,34 @@ static inline void rp_producer_commit(struct rp_producer *p, uint64_t pos)
     rp_store_release(&p->m->slots[pos & p->m->slot_mask].state, rp_state(pos, 0, RP_READY)); /* A */
     RP_FAULT(RP_AT_READY);
     p->tail = pos + 1;
+}
+
+/* Every store of the tail takes its line from all who look at it, so a few commits share one; and until there is this much to take,
+ * those who are awake take it in passing. The tests set both to less. */
+#ifndef RP_BATCH
+#define RP_BATCH 16u
+#define RP_PASSING 256u
+#endif
+
+/* Workers that are awake see what was committed. */
+static inline void rp_producer_show(struct rp_producer *p)
+{
+    p->shown = p->tail;
     rp_store_release(&p->m->h->tail, p->tail); /* D */
     RP_FAULT(RP_AT_COMMITTED);
 }
 
-/* After the last commit of a batch: no task may be left while a worker is parked. */
+/* After the last commit of a batch, and before anything that may take its time: until then no worker need see a task, from then on
+ * none may be left while a worker is parked. */
 void rp_producer_kick(struct rp_producer *p);
 /* Cheap form between the commits of a batch: may miss a worker that is just going to park. */
 static inline void rp_producer_nudge(struct rp_producer *p)
 {
+    if (p->tail - p->shown < RP_BATCH)
+        return;
+    rp_producer_show(p);
+    if (p->tail - rp_load_relaxed(&p->m->h->take) < RP_PASSING)
+        return;
     for (uint32_t i = 0, n = rp_mask_words(p->m); i < n; i++)
         if (rp_load_relaxed(&p->m->h->parked_mask[i])) {
             rp_producer_kick(p);

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 cdef extern from "layout.h" nogil:
     ctypedef uint32_t rp_u32
     ctypedef uint64_t rp_u64
-    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED
+    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED, RP_AHEAD
     enum: RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
     enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
     enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
@@ -38,6 +38,7 @@ cdef extern from "layout.h" nogil:
     int rp_layout_open(rp_map *, void *, size_t)
     void rp_use_seats(rp_map *, uint32_t)
     uint32_t rp_used(const rp_map *)
+    void rp_prefetch_slot(const rp_map *, uint64_t)
     unsigned char *rp_arena_at(const rp_map *, uint64_t, uint64_t)
 
 cdef extern from "atomics.h" nogil:

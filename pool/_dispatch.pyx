@@ -27,7 +27,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
-from pool._codec cimport (TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
+from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
@@ -36,6 +36,11 @@ from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIter
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
     void Py_DECREF_POINTER "Py_DECREF"(PyObject *)
+    Py_ssize_t Py_REFCNT(object) noexcept
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t) noexcept
+    PyObject *PyLong_FromLongLong(long long) noexcept
+    PyObject *PyFloat_FromDouble(double) noexcept
+    void PyErr_Clear() noexcept
     int PyGC_Disable() noexcept
     int PyGC_Enable() noexcept
 
@@ -67,11 +72,15 @@ cdef struct Entry:
     Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
     Py_ssize_t count   # tasks in the chunk; 0: a single task
     rp_block block     # of the payload, if it did not fit the slot
+    bint doomed        # has its outcome, and its worker is being killed for it
+    bint limited       # its Limit counts
+
+
+cdef struct Limit:
     int64_t timeout_ns # that a call may take; 0: any
     int64_t since      # of a timed task: when this call was first seen running; 0: not yet
     uint32_t calls     # how many were begun then
     int tries          # how often its worker was lost
-    bint doomed        # has its outcome, and its worker is being killed for it
 
 
 @cython.final
@@ -100,8 +109,9 @@ cdef class Task:
 cdef class Source(BaseSource):
     """An iterable that cannot run user code, encoded task by task while there is room in the ring."""
     cdef Job job
-    cdef object items       # iterator; of a tuple or range that is fed in chunks, the object itself
-    cdef Py_ssize_t at      # of such a tuple or range: how many items were taken
+    cdef object items       # iterator; if it is `sliced`, a tuple or range
+    cdef bint sliced        # items are taken by their place
+    cdef Py_ssize_t at, total   # of these items: how many were taken, how many there are
     cdef uint64_t start, step   # of such a range, modulo 2**64
     cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
     cdef Py_ssize_t chunk   # items in a chunk; 0: single tasks
@@ -151,7 +161,8 @@ cdef class Dispatcher(Collector):
     cdef rp_producer producer
     cdef rp_arena arena
     cdef rp_reader *readers
-    cdef Entry *entries
+    cdef Entry *entries     # per slot
+    cdef Limit *limits      # per slot
     cdef rp_spin spin
     cdef rp_u32 nap_bell            # the collector thread's own doorbell
     cdef dict pieces                # per seat: bytes of a long result that has not arrived whole
@@ -215,7 +226,8 @@ cdef class Dispatcher(Collector):
         rp_spin_init(&self.spin)
         self.readers = <rp_reader *>rp_pages_get(seats * sizeof(rp_reader))
         self.entries = <Entry *>rp_pages_get(slots * sizeof(Entry))
-        if self.readers == NULL or self.entries == NULL:
+        self.limits = <Limit *>rp_pages_get(slots * sizeof(Limit))
+        if self.readers == NULL or self.entries == NULL or self.limits == NULL:
             raise MemoryError
         self.workers = workers
         self.pieces = {}
@@ -243,6 +255,7 @@ cdef class Dispatcher(Collector):
                 Py_XDECREF(self.entries[i].job)
                 Py_XDECREF(self.entries[i].function)
         rp_pages_give(self.entries, (self.map.slot_mask + 1) * sizeof(Entry))
+        rp_pages_give(self.limits, (self.map.slot_mask + 1) * sizeof(Limit))
         rp_pages_give(self.readers, self.map.nseats * sizeof(rp_reader))
         rp_producer_free(&self.producer)
         rp_arena_release(&self.arena)
@@ -344,10 +357,10 @@ cdef class Dispatcher(Collector):
         function.slots += 1
         entry.index = index
         entry.count = count
-        entry.timeout_ns = job.timeout_ns
-        entry.since = 0
-        entry.tries = 0
         entry.doomed = False
+        entry.limited = job.timeout_ns or job.retries
+        if entry.limited:
+            self.limits[pos & self.map.slot_mask] = Limit(timeout_ns=job.timeout_ns, since=0, calls=0, tries=0)
         if count and job.source is not None:
             (<Source>job.source).flying += 1
         rp_producer_commit(&self.producer, pos)
@@ -509,6 +522,8 @@ cdef class Dispatcher(Collector):
                 if not self.commit_task(source.stuck):
                     return 0
                 source.stuck = None
+                if not self.released:
+                    rp_producer_kick(&self.producer)
                 # Only what took more than a few instructions to encode is worth a look at the clock.
                 if deadline and rp_now_ns() > deadline:
                     return 0
@@ -522,6 +537,8 @@ cdef class Dispatcher(Collector):
             if iterator is not None and not iterator.may_submit():
                 source.parked = True
                 return 1
+            if source.chunk == 0 and source.sliced and source.again is None and self.feed_run(source, iterator):
+                continue
             try:
                 fed = self.feed_single(source, mine) if source.chunk == 0 else self.feed_chunk(source, mine)
             except Exception as error:
@@ -538,6 +555,43 @@ cdef class Dispatcher(Collector):
         if fed == 2 and iterator is not None:
             iterator.set_length(source.next)
         return fed != 0
+
+    cdef Py_ssize_t feed_run(self, Source source, IMapIterator iterator) noexcept:
+        """Feeds simple items of a tuple or range while there is room. Runs nothing else, so nothing changes meanwhile. Returns how
+        many: at the first that it cannot feed, `feed_single` is the one to say why."""
+        cdef Py_ssize_t i, size, n = source.total - source.at
+        cdef uint64_t pos = 0, number
+        cdef rp_slot *slot
+        cdef PyObject *item
+        cdef bint numbers = type(source.items) is range
+        if iterator is not None and iterator.limited:
+            n = min(n, iterator.buffersize - (iterator.submitted - iterator.yielded))
+        for i in range(n):
+            slot = rp_producer_next(&self.producer, &pos)
+            if slot == NULL:
+                n = i
+                break
+            if numbers:
+                slot.data[0] = TAG_INT
+                number = source.start + <uint64_t>source.at * source.step
+                memcpy(slot.data + 1, &number, 8)
+                size = 9
+            else:
+                item = PyTuple_GET_ITEM(source.items, source.at)
+                size = simple_size(<object>item)
+                if not 0 <= size <= RP_INLINE:
+                    n = i
+                    break
+                simple_write(<object>item, slot.data)
+            slot.off = 0
+            slot.len = size
+            source.at += 1
+            source.next += 1
+            self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
+            rp_producer_nudge(&self.producer)
+        if iterator is not None:
+            iterator.submitted += n
+        return n
 
     cdef int feed_single(self, Source source, Job mine) except -1:
         """1: one task went out. 0: no room. 2: no items left."""
@@ -557,6 +611,8 @@ cdef class Dispatcher(Collector):
             slot.len = size
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
         else:
+            # Pickling may take any time: no worker is to wait for what lies here already.
+            rp_producer_kick(&self.producer)
             try:
                 source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine)
             except BaseException:
@@ -569,7 +625,12 @@ cdef class Dispatcher(Collector):
     cdef object next_of(self, Source source):
         """The next item, or END; what could not be encoded the last time comes first."""
         if source.again is None:
-            return following(source.items)
+            if not source.sliced:
+                return following(source.items)
+            if source.at == source.total:
+                return END
+            source.at += 1
+            return source.items[source.at - 1]
         again, source.again = source.again, None
         return again[0]
 
@@ -584,7 +645,7 @@ cdef class Dispatcher(Collector):
             n = self.frame_size(source)
             if source.flying >= self.frames_ahead(source, n):
                 return 0
-        if type(source.items) is tuple or type(source.items) is range:
+        if source.sliced:
             return self.feed_slice(source, mine, n)
         chunk = []
         if source.again is not None:
@@ -622,7 +683,7 @@ cdef class Dispatcher(Collector):
         cdef uint64_t number
         cdef unsigned char *to
         cdef Task task
-        n = min(n, len(source.items) - at)
+        n = min(n, source.total - at)
         if n == 0:
             return 2
         begin = rp_now_ns()
@@ -730,11 +791,14 @@ cdef class Dispatcher(Collector):
         source.cost_ns = -1.0
         source.adaptive = adaptive
         source.chunk = 0 if chunksize == 1 and not adaptive else chunksize
-        if source.chunk == 0 or not sliceable(items, star):
+        source.sliced = sliceable(items, star)
+        if not source.sliced:
             source.items = iter(items)
-        elif type(items) is range:
-            source.start = <uint64_t><int64_t>items.start
-            source.step = <uint64_t><int64_t>items.step
+        else:
+            source.total = len(items)
+            if type(items) is range:
+                source.start = <uint64_t><int64_t>items.start
+                source.step = <uint64_t><int64_t>items.step
         source.kind = ((TASK_CHUNK_STAR if star else TASK_CHUNK) if source.chunk else (TASK_STAR if star else TASK_ITEM))
         return source
 
@@ -819,8 +883,9 @@ cdef class Dispatcher(Collector):
                 got = rp_reader_peek(&self.readers[seat], &view)
                 if got != 1:
                     break
+                rp_prefetch_slot(&self.map, view.pos + RP_AHEAD)
                 fault(RP_AT_PEEKED)
-                if not self.take_record(seat, &view):
+                if not self.take_number(seat, &view) and not self.take_record(seat, &view):
                     got = -EINVAL
                     break
                 rp_reader_consume(&self.readers[seat], &view)
@@ -844,6 +909,35 @@ cdef class Dispatcher(Collector):
             fault(RP_AT_STOPPING)
             rp_wake_all(&self.map)
         return 0
+
+    cdef bint take_number(self, uint32_t seat, rp_view *view) noexcept:
+        """As take_record, for the result of a single task that is an int or a float. False: it is not, or there is something wrong."""
+        cdef const unsigned char *at = view.payload
+        cdef unsigned char tag
+        cdef PyObject *made
+        cdef long long number = 0
+        cdef double real = 0
+        if view.kind != RESULT_VALUE or view.len != 9:
+            return False
+        tag = at[0]
+        if tag != TAG_INT and tag != TAG_FLOAT or not rp_producer_expects(&self.producer, view.pos, seat):
+            return False
+        if self.entries[view.pos & self.map.slot_mask].count:
+            return False
+        if tag == TAG_INT:
+            memcpy(&number, at + 1, 8)
+            made = PyLong_FromLongLong(number)
+        else:
+            memcpy(&real, at + 1, 8)
+            made = PyFloat_FromDouble(real)
+        if made == NULL:
+            PyErr_Clear()
+            return False
+        fault(RP_AT_SETTLING)
+        self.settle(view.pos, <object>made, 0)
+        Py_DECREF_POINTER(made)
+        fault(RP_AT_SETTLED)
+        return True
 
     cdef bint take_record(self, uint32_t seat, rp_view *view) noexcept:
         """False: the record cannot be true."""
@@ -956,8 +1050,11 @@ cdef class Dispatcher(Collector):
         if not entry.doomed:
             job.place(index, count, outcome)
         self.free_function(function)
-        self.trash.append(function)
-        self.trash.append(job)
+        # What nobody else has goes later: it may be the user's, and run anything.
+        if Py_REFCNT(function) == 1:
+            self.trash.append(function)
+        if Py_REFCNT(job) == 1:
+            self.trash.append(job)
         return 0
 
     cdef int settled(self, Job job) noexcept:
@@ -1221,6 +1318,7 @@ cdef class Dispatcher(Collector):
         cdef uint64_t lost[LOST_MOST]
         cdef uint32_t n, i
         cdef Entry *entry
+        cdef Limit *limit
         cdef Job job
         fault(RP_AT_BURYING)
         while seat not in self.broken and rp_reader_unread(&self.readers[seat]):
@@ -1235,10 +1333,11 @@ cdef class Dispatcher(Collector):
             entry = &self.entries[lost[i] & self.map.slot_mask]
             if entry.job == NULL:
                 continue
+            limit = &self.limits[lost[i] & self.map.slot_mask]
             job = <Job>entry.job
-            if not job.done and not entry.doomed and entry.tries < job.retries:
-                entry.tries += 1
-                entry.since = 0
+            if not job.done and not entry.doomed and entry.limited and limit.tries < job.retries:
+                limit.tries += 1
+                limit.since = 0
                 rp_producer_retry(&self.producer, lost[i])
                 continue
             failure = None if job.done or entry.doomed else failure_of(describe(job._function or "?", entry.index))
@@ -1288,6 +1387,7 @@ cdef class Dispatcher(Collector):
         cdef uint32_t seat = 0, calls
         cdef rp_phase phase = RP_READY
         cdef Entry *entry
+        cdef Limit *limit
         cdef Job job
         cdef int64_t now
         if (self.timed == 0 and not self.strays) or self.released:
@@ -1295,11 +1395,10 @@ cdef class Dispatcher(Collector):
         self.strays = False
         for i in range(self.slots_used()):
             entry = &self.entries[i]
-            if entry.job == NULL or entry.doomed:
+            limit = &self.limits[i]
+            if entry.job == NULL or entry.doomed or not entry.limited or not limit.timeout_ns:
                 continue
             job = <Job>entry.job
-            if not entry.timeout_ns:
-                continue
             if job.done:
                 self.strays = True
             if not rp_producer_look(&self.producer, i, &pos, &phase, &seat):
@@ -1308,15 +1407,15 @@ cdef class Dispatcher(Collector):
                 continue
             now = rp_now_ns()
             calls = load32(&self.map.seats[seat].calls) if phase == RP_RUNNING else 0
-            if entry.since == 0 or calls != entry.calls:
-                entry.since = now
-                entry.calls = calls
+            if limit.since == 0 or calls != limit.calls:
+                limit.since = now
+                limit.calls = calls
                 continue
-            if now - entry.since < entry.timeout_ns + (0 if calls else LOADING_NS):
+            if now - limit.since < limit.timeout_ns + (0 if calls else LOADING_NS):
                 continue
             if phase == RP_CLAIMED and rp_producer_revoke(&self.producer, pos):
                 # Its worker was stopped before it began: somebody else shall run it.
-                entry.since = 0
+                limit.since = 0
                 rp_producer_retry(&self.producer, pos)
                 continue
             if not rp_producer_doom(&self.producer, pos, seat):
@@ -1327,7 +1426,7 @@ cdef class Dispatcher(Collector):
             index = entry.index + (min(<Py_ssize_t>calls, entry.count) - 1 if calls and entry.count else 0)
             count = entry.count
             at = entry.index
-            job.place(at, count, failure_of(describe(job._function or "?", index, entry.timeout_ns / 1e9, seat)))
+            job.place(at, count, failure_of(describe(job._function or "?", index, limit.timeout_ns / 1e9, seat)))
         self.announce()
         self.tidy()
 

@@ -489,6 +489,7 @@ static void commit_one(struct waiter *a)
     uint64_t pos = 0;
     CHECK(rp_producer_next(&a->p, &pos) != NULL);
     rp_producer_commit(&a->p, pos);
+    rp_producer_show(&a->p);
 }
 
 #define EACH_KIND(k) (enum rp_doorbell_kind k = RP_DOORBELL_FUTEX; k <= RP_DOORBELL_POLL; k++)

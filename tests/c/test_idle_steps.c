@@ -158,6 +158,7 @@ static void commit(struct stage *a)
     CHECK(s != NULL);
     s->len = pos;
     rp_producer_commit(&a->p, pos);
+    rp_producer_show(&a->p);
 }
 
 static void give_a_task(struct stage *a)

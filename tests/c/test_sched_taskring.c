@@ -100,6 +100,7 @@ static bool commit(void)
     s->off = 0;
     sched_fill(s->data, id, BYTES);
     rp_producer_commit(&play.p, pos);
+    rp_producer_show(&play.p);
     return true;
 }
 

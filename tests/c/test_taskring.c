@@ -56,6 +56,7 @@ static bool commit(struct parent *a, uint64_t id, uint64_t *pos)
         return false;
     fill(s, id);
     rp_producer_commit(&a->p, *pos);
+    rp_producer_show(&a->p);
     return true;
 }
 
