@@ -161,6 +161,16 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
     return any_unread(readers, n);
 }
 
+bool rp_parent_glance(const struct rp_reader *readers, uint32_t n)
+{
+    for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+        if (any_unread(readers, n))
+            return true;
+        rp_cpu_relax();
+    }
+    return false;
+}
+
 void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders orders)
 {
     rp_store_seq(&m->seats[seat].orders, orders);

@@ -23,6 +23,8 @@ struct rp_patience {
  * Returns true if something is unread. Runs without any lock of the caller. */
 bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uint32_t n, uint32_t seen,
                     const struct rp_patience *p, struct rp_spin *spin);
+/* Parent: looks for a microsecond or so whether something is unread, for callers who would lose more by letting go of their lock. */
+bool rp_parent_glance(const struct rp_reader *readers, uint32_t n);
 /* Parent: what the worker in this seat is to do, from its next task on. */
 void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders orders);
 /* Any thread of the parent: makes those who wait look again. */

@@ -259,18 +259,25 @@ cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
     return at
 
 
-@cython.final
-cdef class Reducers:
-    """What a pickler looks types up in: multiprocessing's reducers first, then copyreg's, both as they are now."""
-
-    def __getitem__(self, kind):
-        try:
-            return ForkingPickler._extra_reducers[kind]
-        except KeyError:
-            return copyreg.dispatch_table[kind]
+# What a pickler looks types up in: multiprocessing's reducers, then copyreg's. An exact dict, which the pickler reads without a call
+# and, for the many types that are not in it, without an exception.
+cdef dict reducers = {}
+# Key, value, key, value: what the two were when `reducers` was made.
+cdef list reducers_made_of = []
+# Free picklers. A __reduce__ may submit tasks itself, or let another thread run: each takes a pickler of its own.
+cdef list picklers = []
 
 
-cdef Reducers reducers = Reducers()
+cdef Py_ssize_t still_the_same(object table, Py_ssize_t i) except -2:
+    """Where this table ends in `reducers_made_of`, in which it begins at i; -1 if it is not the same any more."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t pos = 0, n = PyList_GET_SIZE(reducers_made_of)
+    while PyDict_Next(table, &pos, &key, &value):
+        if i + 1 >= n or PyList_GET_ITEM(reducers_made_of, i) != key or PyList_GET_ITEM(reducers_made_of, i + 1) != value:
+            return -1
+        i += 2
+    return i
 
 
 cdef object new_pickler():
@@ -280,8 +287,16 @@ cdef object new_pickler():
     return pickler, buffer
 
 
-# Free picklers. A __reduce__ may submit tasks itself, or let another thread run: each takes a pickler of its own.
-cdef list picklers = []
+cdef object free_pickler():
+    """A pickler with the reducers as they are now, and its buffer."""
+    global reducers, reducers_made_of
+    cdef dict registered = copyreg.dispatch_table, extra = ForkingPickler._extra_reducers
+    cdef Py_ssize_t i = still_the_same(registered, 0)
+    if i < 0 or still_the_same(extra, i) != PyList_GET_SIZE(reducers_made_of):
+        picklers.clear()
+        reducers = {**registered, **extra}
+        reducers_made_of = [part for table in (registered, extra) for item in table.items() for part in item]
+    return picklers.pop() if picklers else new_pickler()
 
 
 cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
@@ -291,7 +306,7 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     """
     cdef Py_ssize_t before = into.used
     cdef Buffer buffer
-    pair = picklers.pop() if picklers else new_pickler()
+    pair = free_pickler()
     pickler, buffer = pair
     buffer.used = 0
     try:
@@ -309,7 +324,7 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     finally:
         pickler.clear_memo()
         # A giant value must not keep its memory for good.
-        if buffer.room <= (1 << 20) and len(picklers) < 8:
+        if buffer.room <= (1 << 20) and len(picklers) < 8 and pickler.dispatch_table is reducers:
             picklers.append(pair)
     return 0
 

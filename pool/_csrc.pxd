@@ -135,6 +135,7 @@ cdef extern from "idle.h" nogil:
     void rp_worker_wait(rp_consumer *, rp_writer *, rp_spin *)
     void rp_parent_order(const rp_map *, uint32_t, rp_orders)
     uint32_t rp_parent_arm(const rp_map *)
+    bint rp_parent_glance(const rp_reader *, uint32_t)
     bint rp_parent_wait(const rp_map *, const rp_reader *, uint32_t, uint32_t, const rp_patience *, rp_spin *)
     void rp_parent_ring(const rp_map *)
 

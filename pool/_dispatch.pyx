@@ -745,8 +745,7 @@ cdef class Dispatcher(Collector):
         function.users += 1
         return function
 
-    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
-        """AsyncResult of target(*args, **kwds). limits: see `begin`. sync: the caller is about to wait for it."""
+    cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
         self.begin(job, pool, target, callback, error_callback, limits)
         fault(RP_AT_REGISTERED)
@@ -876,7 +875,7 @@ cdef class Dispatcher(Collector):
         cdef int n = 0, got, k
         cdef rp_view view
         for seat in range(rp_used(&self.map)):
-            if not rp_reader_unread(&self.readers[seat]) or seat in self.broken:
+            if not rp_reader_unread(&self.readers[seat]) or (self.broken and seat in self.broken):
                 continue
             got = 1
             for k in range(RECORDS_A_PASS):
@@ -1062,8 +1061,9 @@ cdef class Dispatcher(Collector):
         if function is not None:
             function.users -= 1
             self.free_function(function)
-            self.trash.append(function)
             job.function = None
+            if Py_REFCNT(function) == 1:
+                self.trash.append(function)
         if job.timeout_ns:
             self.timed -= 1
             self.strays = True
@@ -1131,6 +1131,8 @@ cdef class Dispatcher(Collector):
                 if fresh and (left < 0 or left > OVERDUE_NS):
                     patience.limit_ns = OVERDUE_NS
                 self.be_patient(&patience)
+                if patience.spin and rp_parent_glance(self.readers, rp_used(&self.map)):
+                    continue
                 spin = self.spin
                 self.waiting += 1
                 with nogil:

@@ -34,6 +34,7 @@ cdef class Collector:
     cdef object __weakref__
     cdef int check(self) except -1
     cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1
+    cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync)
     cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1
     cdef object function_for(self, object target)
     cdef int submitted(self, bint sync) except -1

@@ -31,6 +31,9 @@ from pool._signals import is_interrupt
 from pool.errors import fresh
 
 
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object) noexcept
+
 cdef extern from *:
     """
     /* The slot written to holds None. */
@@ -188,6 +191,21 @@ cdef class Collector:
         """After a job, or a feeder's last task, was handed over."""
         return self.tidy()
 
+    def call(self, pool, target, args, kwds, limits):
+        """target(*args, **kwds): its value, or raises its error. limits: see `begin`."""
+        cdef AsyncResult job = <AsyncResult>self.start_call(pool, target, args, kwds, None, None, limits, True)
+        if not job.visible:
+            self.wait_for(job, -1.0)
+        return job.take()
+
+    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits):
+        """AsyncResult of target(*args, **kwds). limits: see `begin`."""
+        return self.start_call(pool, target, args, kwds, callback, error_callback, limits, False)
+
+    cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
+        """The AsyncResult of target(*args, **kwds). sync: the caller is about to wait for it."""
+        raise NotImplementedError
+
     def submit_iterator(self, pool, target, iterable, bint star, bint unordered, Py_ssize_t chunksize, Py_ssize_t buffersize,
                         limits, start_feeder):
         """IMapIterator. limits: see `begin`. start_feeder: None if iterating runs no user code; else a function of (function, args)
@@ -326,8 +344,11 @@ cdef class Collector:
         if job.source is not None:
             self.trash.append(job.source)
             job.source = None
-        self.trash.append(job.pool)
+        pool = job.pool
         job.pool = None
+        # What nobody else has goes later: it may be the user's, and run anything.
+        if Py_REFCNT(pool) == 1:
+            self.trash.append(pool)
         self.live.discard(job)
         if not job.visible:
             self.urgent -= 1

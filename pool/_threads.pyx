@@ -118,8 +118,7 @@ cdef class ThreadDispatcher(Collector):
         function.target = target
         return function
 
-    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
-        """AsyncResult of target(*args, **kwds). sync: as for the other dispatcher, of no use here."""
+    cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
         cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
         cdef Task task = Task.__new__(Task)
         self.begin(job, pool, target, callback, error_callback, limits)

@@ -84,6 +84,7 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("max_memory_per_child must be a positive int of KiB, or None")
         self._task_timeout_ns = _nanoseconds(task_timeout)
         self._retries = _retry_count(retries)
+        self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
         self._maxtasksperchild = maxtasksperchild
@@ -188,19 +189,23 @@ class Pool(multiprocessing.pool.Pool):
 
         task_timeout, retries: as for the pool, for this call; None: the pool's.
         """
-        self._check_running()
-        limits = self._limits(task_timeout, retries)
-        return self._core.submit_call(self, func, args, kwds, None, None, limits, True).get()
+        # No call of a function here that the usual case can do without: it would be felt.
+        if self._state != RUN or self._supervisor.failure is not None:
+            self._check_running()
+        limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
+        return self._core.call(self, func, args, kwds, limits)
 
     def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None, *, task_timeout=None, retries=None):
         """As apply, but returns an AsyncResult at once. Never blocks.
 
         callback, error_callback: functions of the value or the error, called on the pool's callback thread.
         """
-        self._check_running()
-        limits = self._limits(task_timeout, retries)
-        self._prepare(callback, error_callback)
-        return self._core.submit_call(self, func, args, kwds, callback, error_callback, limits, False)
+        if self._state != RUN or self._supervisor.failure is not None:
+            self._check_running()
+        limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
+        if callback is not None or error_callback is not None:
+            self._callbacks.start()
+        return self._core.submit_call(self, func, args, kwds, callback, error_callback, limits)
 
     def map(self, func, iterable, chunksize=None, *, task_timeout=None, retries=None):
         """[func(x) for x in iterable], in the workers.
@@ -269,6 +274,8 @@ class Pool(multiprocessing.pool.Pool):
 
     def _limits(self, task_timeout, retries):
         """What the dispatcher takes as limits: None, or (nanoseconds that a call may take, 0: any; retries)."""
+        if task_timeout is None and retries is None:
+            return self._usual_limits
         timeout = self._task_timeout_ns if task_timeout is None else _nanoseconds(task_timeout)
         again = self._retries if retries is None else _retry_count(retries)
         return (timeout, again) if timeout or again else None

@@ -1,5 +1,6 @@
 """Every value arrives as it was sent, in type and in content, in both directions."""
 
+import copyreg
 import datetime
 import decimal
 import fractions
@@ -9,9 +10,12 @@ import struct
 import sys
 import time
 import weakref
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import tasks
+
+from pool._codec import decode_bytes, encode
 
 LIMIT = 60
 
@@ -400,3 +404,37 @@ def test_chunks_of_many_numbers(shared_pool):
     for numbers in (range(100_000), list(range(100_000)), [value / 7 for value in range(100_000)]):
         assert shared_pool.map(tasks.echo, numbers) == list(numbers)
         assert shared_pool.map(tasks.echo, numbers, 30_000) == list(numbers)
+
+
+class Registered:
+    """Pickled only by what is registered for it, then and there."""
+
+    def __reduce__(self):
+        raise TypeError("nothing is registered")
+
+
+def _first():
+    return "first"
+
+
+def _second():
+    return "second"
+
+
+def test_reducers_count_as_they_are_when_a_value_is_pickled():
+    value = Registered()
+    try:
+        with pytest.raises(TypeError, match="nothing is registered"):
+            encode(value)
+        ForkingPickler.register(Registered, lambda value: (_first, ()))
+        assert decode_bytes(encode(value)) == "first"
+        ForkingPickler.register(Registered, lambda value: (_second, ()))
+        assert decode_bytes(encode(value)) == "second"
+        del ForkingPickler._extra_reducers[Registered]
+        copyreg.pickle(Registered, lambda value: (_first, ()))
+        assert decode_bytes(encode(value)) == "first"
+    finally:
+        ForkingPickler._extra_reducers.pop(Registered, None)
+        copyreg.dispatch_table.pop(Registered, None)
+    with pytest.raises(TypeError, match="nothing is registered"):
+        encode(value)
