@@ -12,13 +12,29 @@
 /* 128 + SIGHUP: what a shell reports for a process whose terminal went away, the nearest thing to an owner that went away. */
 #define ORPHAN_STATUS 129
 
+rp_u32 rp_watch_word;
+
+static bool may_outlive;
+
+/* Returns if the thread that runs the tasks is in the middle of one that it may end. */
+static void owner_is_gone(void)
+{
+    /* It may begin or end a task at any moment: who changes the word first has it. */
+    while (may_outlive && !rp_cas_u32(&rp_watch_word, RP_WATCH_IDLE, RP_WATCH_GONE))
+        if (rp_cas_u32(&rp_watch_word, RP_WATCH_BUSY, RP_WATCH_LAST))
+            return;
+    _exit(ORPHAN_STATUS);
+}
+
 static void *watch_owner(void *arg)
 {
     struct pollfd p = {(int)(intptr_t)arg, POLLIN, 0};
     for (;;) {
         int n = poll(&p, 1, -1);
-        if (n > 0 && (p.revents & (POLLIN | POLLHUP)))
-            _exit(ORPHAN_STATUS);
+        if (n > 0 && (p.revents & (POLLIN | POLLHUP))) {
+            owner_is_gone();
+            return NULL;
+        }
         /* Somebody closed the descriptor (a task that closes all): without it nothing can be watched. */
         if (n > 0 && (p.revents & (POLLNVAL | POLLERR)))
             return NULL;
@@ -33,11 +49,14 @@ static void *watch_parent(void *arg)
         struct timespec t = {0, 250000000};
         nanosleep(&t, NULL);
     }
-    _exit(ORPHAN_STATUS);
+    owner_is_gone();
+    return NULL;
 }
 
-static int start(void *(*body)(void *), void *arg)
+static int start(void *(*body)(void *), void *arg, bool outlive)
 {
+    may_outlive = outlive;
+    rp_store_seq(&rp_watch_word, RP_WATCH_IDLE);
     pthread_attr_t attr;
     pthread_t thread;
     sigset_t all, old;
@@ -59,9 +78,9 @@ static int start(void *(*body)(void *), void *arg)
     return -err;
 }
 
-int rp_watch_owner(int owner_fd) { return start(watch_owner, (void *)(intptr_t)owner_fd); }
+int rp_watch_owner(int owner_fd, bool outlive) { return start(watch_owner, (void *)(intptr_t)owner_fd, outlive); }
 
-int rp_watch_parent(int parent) { return start(watch_parent, (void *)(intptr_t)parent); }
+int rp_watch_parent(int parent, bool outlive) { return start(watch_parent, (void *)(intptr_t)parent, outlive); }
 
 volatile int rp_forked_flag;
 

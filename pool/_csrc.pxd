@@ -155,8 +155,10 @@ cdef extern from "memory.h" nogil:
     uint64_t rp_resident_bytes()
 
 cdef extern from "watch.h" nogil:
-    int rp_watch_owner(int)
-    int rp_watch_parent(int)
+    int rp_watch_owner(int, bint)
+    int rp_watch_parent(int, bint)
+    void rp_task_begins()
+    bint rp_task_ends()
     int rp_watch_forks()
     int rp_forked()
 

@@ -43,19 +43,19 @@ class _NoSeat(OSError):
 class Supervisor:
     """processes: how many workers. seats: how many processes there can be at once. start: a function of (target, args) that gives a process object, not yet started.
     method: name of the start method, or None if the context does not tell. maxtasks, most_bytes: when a worker is replaced, see
-    worker.py. daemon: whether workers are daemonic processes.
+    worker.py. daemon: whether workers are daemonic processes. outlive: whether a worker ends its task when this process is gone.
 
     Workers that are replaced leave by themselves. Once one has, another is started ahead of the next: a spare, which stands by
     with its initializer behind it until a seat falls vacant.
     """
 
-    def __init__(self, core, processes, seats, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon):
+    def __init__(self, core, processes, seats, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon, outlive):
         self.workers = []  # the pool's `_pool`: processes that serve or are to serve, in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
         self.processes = processes  # how many workers there are to be
         self._new_process = start
-        self._arguments = (initializer, initargs, maxtasks, most_bytes)
+        self._arguments = (initializer, initargs, maxtasks, most_bytes, outlive)
         self._most_bytes = most_bytes
         self._daemon = daemon
         self._callbacks = callbacks

@@ -155,6 +155,18 @@ def hold(gate, value=None):
     return value
 
 
+def hold_and_tell(gate, other):
+    """Tells at its end, also by what lies in a buffer until the process ends."""
+    hold(gate)
+    other.arrive()
+    print("told")
+
+
+def hold_for_bytes(gate, size):
+    hold(gate)
+    return bytes(size)
+
+
 def all_ready(pool, gate, count):
     """Return when each of the `count` workers has done a task; opens the gate."""
     results = [pool.apply_async(hold, (gate,)) for _ in range(count)]

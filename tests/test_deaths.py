@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tasks
-from procfs import is_gone, process, wait_until
+from procfs import is_gone, is_waiting, process, wait_until
 
 pytestmark = pytest.mark.ringpool_only
 
@@ -548,11 +548,6 @@ def test_worker_that_dies_in_the_middle_of_a_long_result(factory, gate, ringpool
     wait_until(lambda: is_gone(pids[0]), LIMIT)
     assert lost(ringpool, lambda: result.get(LIMIT)).pid == pids[0]
     check_alive(pool)
-
-
-def is_waiting(pid):
-    with open(f"/proc/{pid}/wchan") as file:
-        return "futex" in file.read()
 
 
 def test_results_that_were_published_outlive_their_worker(factory, gate, ringpool, refuse_threads):
