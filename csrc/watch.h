@@ -16,7 +16,8 @@
 
 #include "atomics.h"
 
-/* owner_fd: a pidfd of the owner (becomes readable at its death). The descriptor must stay open. outlive: a task that has begun may
+/* owner_fd: a pidfd of the owner (becomes readable at its death). The descriptor must stay open, unless
+ * the kernel has close_range: then the watch has it for itself. outlive: a task that has begun may
  * go on to its end. 0 or -errno. */
 int rp_watch_owner(int owner_fd, bool outlive);
 /* Fallback without pidfd: looks four times a second whether this process's parent is still `parent`. 0 or -errno. */

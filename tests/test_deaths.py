@@ -427,7 +427,7 @@ import tasks
 from implementations import Implementation
 
 def main():
-    pool = Implementation.named(sys.argv[1]).Pool(2)
+    pool = Implementation.named(sys.argv[1]).Pool(2, tasks.close_descriptors if sys.argv[2] == "closed" else None)
     pool.map(tasks.square, range(20), 1)
     results = []
     if sys.argv[2] == "busy":
@@ -441,7 +441,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("state", ["idle", "busy", "closed"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_go_with_their_parent(script, gate, state, number):
     program = script(PARENT, "file", state, gate.directory)

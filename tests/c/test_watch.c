@@ -12,7 +12,7 @@
  * would end it with the owner, and the watch would never be seen at work. */
 enum watch_by { BY_PIDFD, BY_PARENT };
 /* From MAY_OUTLIVE on: of a pool that lets its workers end what they run. */
-enum busy_with { SLEEPING, SPINNING, SIGNALS_BLOCKED, MAY_OUTLIVE, AFTER_A_TASK, IN_A_TASK };
+enum busy_with { SLEEPING, SPINNING, SIGNALS_BLOCKED, WITHOUT_DESCRIPTORS, MAY_OUTLIVE, AFTER_A_TASK, IN_A_TASK };
 #define LAST_TASK_STATUS 8
 
 struct family {
@@ -44,6 +44,12 @@ static _Noreturn void worker(const struct family *f, pid_t owner, int owner_fd)
         while (rp_load_seq(&rp_watch_word) != RP_WATCH_LAST)
             sched_yield();
         _exit(rp_task_ends() ? 3 : LAST_TASK_STATUS);
+    }
+    if (f->busy == WITHOUT_DESCRIPTORS) {
+        for (int fd = 0; fd < 256; fd++)
+            close(fd);
+        for (;;)
+            pause();
     }
     struct pollfd told = {f->hear[0], POLLIN, 0};
     while (poll(&told, 1, f->busy == SPINNING ? 0 : -1) <= 0)
@@ -141,6 +147,32 @@ static void worker_with_signals_blocked_by_pidfd(void)
 {
     if (have_pidfd())
         worker_leaves(BY_PIDFD, SIGNALS_BLOCKED);
+}
+
+static void worker_that_has_closed_all_by_pidfd(void)
+{
+    if (syscall(SYS_close_range, ~0u, ~0u, 0u))
+        fprintf(stderr, "no close_range here: not checked\n");
+    else if (have_pidfd())
+        worker_leaves(BY_PIDFD, WITHOUT_DESCRIPTORS);
+}
+
+static void nothing_is_kept_open(void *arg)
+{
+    (void)arg;
+    int pipes[2];
+    char byte;
+    CHECK(pipe(pipes) == 0);
+    CHECK(rp_watch_owner((int)syscall(SYS_pidfd_open, getppid(), 0), false) == 0);
+    close(pipes[1]);
+    struct pollfd ended = {pipes[0], POLLIN, 0};
+    CHECK(poll(&ended, 1, 10000) == 1 && read(pipes[0], &byte, 1) == 0);
+}
+
+static void watch_keeps_no_other_descriptor(void)
+{
+    if (have_pidfd())
+        CHECK(test_reap(test_spawn(nothing_is_kept_open, NULL)) == 0);
 }
 
 static void worker_of_a_fork_server_by_pidfd(void)
@@ -266,5 +298,6 @@ static void fork_is_noticed_in_the_child_only(void)
 TEST_MAIN(T(idle_worker_by_pidfd), T(busy_worker_by_pidfd), T(worker_with_signals_blocked_by_pidfd),
           T(worker_of_a_fork_server_by_pidfd), T(idle_worker_by_parent), T(busy_worker_by_parent), T(stays_while_the_owner_lives),
           T(bad_descriptor_ends_nobody), T(parent_that_is_gone_before_the_watch),
+          T(worker_that_has_closed_all_by_pidfd), T(watch_keeps_no_other_descriptor),
           T(worker_that_may_outlive_ends_its_task_only), T(tasks_end_while_the_owner_lives),
           T(fork_is_noticed_in_the_child_only))
