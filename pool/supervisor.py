@@ -223,9 +223,11 @@ class Supervisor:
             self._finish()
 
     def _done(self):
-        if self._seat_of:
-            return False
-        return self._terminating or self.failure is not None or (self._closing and self._core.idle)
+        with self._lock:
+            # Another thread that is just starting a worker has the lock; from here on none starts.
+            over = self._terminating or self.failure is not None or (self._closing and self._core.idle)
+            self._finishing = self._finishing or (over and not self._seat_of)
+            return self._finishing
 
     def _vacant(self):
         """How many workers are missing."""
