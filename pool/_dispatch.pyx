@@ -752,13 +752,13 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef int wake_collector(self) except -1:
+        # It may run already, and sleep: an interrupt can have hidden that it was started. First, since it may come again.
+        if self.dormant:
+            self.poke()
         start = self.start_collector
         if start is not None:
             if start():
                 self.start_collector = None
-        # It may run already, and sleep: an interrupt can have hidden that it was started.
-        if self.dormant:
-            self.poke()
         return 0
 
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:

@@ -252,8 +252,10 @@ class Pool(multiprocessing.pool.Pool):
         """No more tasks are taken; the workers leave when all that were taken are done."""
         util.debug("closing pool")
         if self._state == RUN:
-            self._state = CLOSE
-            self._supervisor.close()
+            # Half closed, by a handler that raises, nothing would ever end it.
+            with signals.held():
+                self._state = CLOSE
+                self._supervisor.close()
 
     def terminate(self):
         """Ends the pool now. Whatever is pending fails with PoolTerminatedError; returns within about two seconds."""
