@@ -162,6 +162,11 @@ def hold_and_tell(gate, other):
     print("told")
 
 
+def touch_memory(size):
+    """More than there is, page by page."""
+    return len(bytearray(b"x") * size)
+
+
 def hold_for_bytes(gate, size):
     hold(gate)
     return bytes(size)
