@@ -153,6 +153,7 @@ cdef extern from "pages.h" nogil:
 
 cdef extern from "memory.h" nogil:
     uint64_t rp_resident_bytes()
+    long rp_read_small(const char *, char *, unsigned long)
 
 cdef extern from "watch.h" nogil:
     int rp_watch_owner(int, bint)
