@@ -155,10 +155,13 @@ cdef extern from "pages.h" nogil:
 
 cdef extern from "memory.h" nogil:
     uint64_t rp_resident_bytes()
+    long rp_read_small(const char *, char *, unsigned long)
 
 cdef extern from "watch.h" nogil:
-    int rp_watch_owner(int)
-    int rp_watch_parent(int)
+    int rp_watch_owner(int, bint)
+    int rp_watch_parent(int, bint)
+    void rp_task_begins()
+    bint rp_task_ends()
     int rp_watch_forks()
     int rp_forked()
 

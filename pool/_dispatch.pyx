@@ -815,13 +815,13 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef int wake_collector(self) except -1:
+        # It may run already, and sleep: an interrupt can have hidden that it was started. First, since it may come again.
+        if self.dormant:
+            self.poke()
         start = self.start_collector
         if start is not None:
             if start():
                 self.start_collector = None
-        # It may run already, and sleep: an interrupt can have hidden that it was started.
-        if self.dormant:
-            self.poke()
         return 0
 
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
@@ -1477,6 +1477,17 @@ cdef class Dispatcher(Collector):
     def arena_used(self):
         """Bytes of the arena that are in use."""
         return self.arena.used_bytes
+
+
+def read_small(path):
+    """The first 4 KiB of a file of the kernel's, as bytes. OSError if it cannot be read. The GIL is held: against a thread that only
+    computes, getting it back takes five milliseconds for each call of Python's own."""
+    cdef char text[4096]
+    cdef bytes name = os.fsencode(path)
+    cdef long n = rp_read_small(name, text, sizeof(text))
+    if n < 0:
+        raise OSError(-n, os.strerror(-n), path)
+    return text[:n]
 
 
 cdef object failure_from(const unsigned char *at, Py_ssize_t size):

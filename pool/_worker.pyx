@@ -43,6 +43,7 @@ cdef class Worker:
     cdef dict functions
     cdef object load_function, call_any, encode_error
     cdef uint32_t seat, last_id
+    cdef bint outlive       # what it runs may go on to its end when the owner is gone
     cdef rp_slot *slot      # of the task that has no result yet; NULL: there is none
     cdef uint64_t pos
     cdef bint counted       # it says how many calls it has begun
@@ -70,10 +71,12 @@ cdef class Worker:
     def __dealloc__(self):
         rp_segment_close(&self.segment)
 
-    def watch(self, int owner_fd, int parent_pid):
+    def watch(self, int owner_fd, int parent_pid, bint outlive):
         """Ends this process when the pool's owner is gone: owner_fd is a pidfd of it, or a pipe whose other end it
-        holds, or -1: then the parent is watched."""
-        cdef int err = rp_watch_owner(owner_fd) if owner_fd >= 0 else rp_watch_parent(parent_pid)
+        holds, or -1: then the parent is watched. outlive: a task that it runs then is run to its end."""
+        cdef int err
+        self.outlive = outlive
+        err = rp_watch_owner(owner_fd, outlive) if owner_fd >= 0 else rp_watch_parent(parent_pid, outlive)
         if err:
             raise OSError(-err, f"cannot watch the pool's owner: {os.strerror(-err)}")
 
@@ -106,6 +109,7 @@ cdef class Worker:
         cdef uint64_t pos = 0, held
         cdef Py_ssize_t served = 0, since = 0
         cdef int64_t now, begin = rp_now_ns(), weighed = 0
+        cdef bint last
         store32(&seat.phase, RP_SEAT_SERVING)
         while served != tasks and glance32(&seat.orders) != RP_LEAVE:
             slot = rp_consumer_claim(&self.consumer, &pos)
@@ -118,10 +122,12 @@ cdef class Worker:
                 begin = rp_now_ns()
                 since = 0
                 continue
-            self.run(slot, pos)
+            last = self.run(slot, pos)
             if rp_forked():
                 # The task forked and came back in both processes: this one is no worker.
                 os._exit(0)
+            if last:
+                break
             served += 1
             since += 1
             if most_bytes:
@@ -178,8 +184,12 @@ cdef class Worker:
         self.last_function = function
         return function
 
+    cdef inline bint orphaned(self) noexcept:
+        """The task has ended. True: the owner is gone, nobody takes its outcome."""
+        return self.outlive and not rp_task_ends()
+
     cdef int run(self, rp_slot *slot, uint64_t pos) except -1:
-        """Runs the task and publishes its outcome, whatever that is."""
+        """Runs the task and publishes its outcome, whatever that is. True: the owner is gone, and this worker has to leave."""
         cdef const unsigned char *at
         cdef Py_ssize_t size
         cdef int kind
@@ -190,6 +200,8 @@ cdef class Worker:
         self.slot = slot
         self.pos = pos
         self.counted = slot.flags & RP_COUNTED
+        if self.outlive:
+            rp_task_begins()
         result = None
         fault(RP_AT_DECODING)
         try:
@@ -224,11 +236,15 @@ cdef class Worker:
                         result = call_chunk(function, values, kind == TASK_CHUNK_STAR)
                     values = None
         except BaseException as error:
+            if self.orphaned():
+                return True
             self.fail(error, None, pos)
             return 0
         fault(RP_AT_RETURNED)
         if rp_forked():
             return 0
+        if self.orphaned():
+            return True
         try:
             if begin:
                 self.send_values(result, begin, pos)

@@ -4,6 +4,8 @@ A best effort: the kernel counts such kills, it does not tell who died. Read by 
 was killed by SIGKILL.
 """
 
+from pool._dispatch import read_small
+
 ROOT = "/sys/fs/cgroup"
 
 
@@ -25,8 +27,7 @@ class OomWatch:
     def _count(self):
         for name in self._files:
             try:
-                with open(name) as file:
-                    return _kills(file.read())
+                return _kills(read_small(name).decode("ascii", "replace"))
             except OSError:
                 continue
         return None

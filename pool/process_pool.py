@@ -48,7 +48,8 @@ class Pool(multiprocessing.pool.Pool):
     task_timeout: seconds that one function call may take; then its worker is killed and the call fails with TaskTimeoutError. None:
     any time. retries: int, how often a task is run again whose worker was lost. Both hold for every call that does not say
     otherwise. max_memory_per_child: int, KiB of resident memory; a worker that holds more after a task is replaced. daemon: False
-    lets tasks have children of their own, and so pools.
+    lets tasks have children of their own, and so pools. end_with_parent: bool; workers never outlive the process that made the pool by
+    more than a second, however that ends. False: a worker that is running a task (or chunk) then runs it to its end, and leaves.
 
     Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
     """
@@ -70,6 +71,7 @@ class Pool(multiprocessing.pool.Pool):
         retries=0,
         max_memory_per_child=None,
         daemon=True,
+        end_with_parent=True,
     ):
         # First of all, so that __del__ finds them if a check below raises.
         self._pool = []
@@ -87,6 +89,9 @@ class Pool(multiprocessing.pool.Pool):
         self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
+        if not isinstance(end_with_parent, bool):
+            raise TypeError(f"end_with_parent must be True or False, not {type(end_with_parent).__name__}")
+        self._end_with_parent = end_with_parent
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
@@ -140,6 +145,7 @@ class Pool(multiprocessing.pool.Pool):
             self._callbacks,
             method,
             self._daemon,
+            not self._end_with_parent,
         )
         return core, supervisor
 
@@ -251,8 +257,10 @@ class Pool(multiprocessing.pool.Pool):
         """No more tasks are taken; the workers leave when all that were taken are done."""
         util.debug("closing pool")
         if self._state == RUN:
-            self._state = CLOSE
-            self._supervisor.close()
+            # Half closed, by a handler that raises, nothing would ever end it.
+            with signals.held():
+                self._state = CLOSE
+                self._supervisor.close()
 
     def terminate(self):
         """Ends the pool now. Whatever is pending fails with PoolTerminatedError; returns within about two seconds."""

@@ -27,6 +27,9 @@ STATUS_GRACE = 0.05  # seconds for an exit status that another thread has just c
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
 
+# What tells of a worker's death: a pidfd that is the supervisor's own; a pidfd in the place of the process's sentinel; the sentinel.
+OURS, SHARED, PIPE = "ours", "shared", "pipe"
+
 DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
 
 # The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
@@ -40,19 +43,19 @@ class _NoSeat(OSError):
 class Supervisor:
     """processes: how many workers. seats: how many processes there can be at once. start: a function of (target, args) that gives a process object, not yet started.
     method: name of the start method, or None if the context does not tell. maxtasks, most_bytes: when a worker is replaced, see
-    worker.py. daemon: whether workers are daemonic processes.
+    worker.py. daemon: whether workers are daemonic processes. outlive: whether a worker ends its task when this process is gone.
 
     Workers that are replaced leave by themselves. Once one has, another is started ahead of the next: a spare, which stands by
     with its initializer behind it until a seat falls vacant.
     """
 
-    def __init__(self, core, processes, seats, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon):
+    def __init__(self, core, processes, seats, start, initializer, initargs, maxtasks, most_bytes, callbacks, method, daemon, outlive):
         self.workers = []  # the pool's `_pool`: processes that serve or are to serve, in the order of their start
         self.failure = None  # why the pool is broken
         self._core = core
         self.processes = processes  # how many workers there are to be
         self._new_process = start
-        self._arguments = (initializer, initargs, maxtasks, most_bytes)
+        self._arguments = (initializer, initargs, maxtasks, most_bytes, outlive)
         self._most_bytes = most_bytes
         self._daemon = daemon
         self._callbacks = callbacks
@@ -66,7 +69,8 @@ class Supervisor:
         self._recycling = False  # a worker was replaced for its age or size
         self._told_of_memory = False
         self._oom = OomWatch()
-        self._watch = {}  # descriptor: process
+        self._watch = {}  # descriptor: (process, its number, what the descriptor is)
+        self._closed = []  # the same triples, of the dead whose process object somebody has closed
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
         self._bell = self._owner_fd = -1
@@ -219,9 +223,11 @@ class Supervisor:
             self._finish()
 
     def _done(self):
-        if self._seat_of:
-            return False
-        return self._terminating or self.failure is not None or (self._closing and self._core.idle)
+        with self._lock:
+            # Another thread that is just starting a worker has the lock; from here on none starts.
+            over = self._terminating or self.failure is not None or (self._closing and self._core.idle)
+            self._finishing = self._finishing or (over and not self._seat_of)
+            return self._finishing
 
     def _vacant(self):
         """How many workers are missing."""
@@ -248,14 +254,16 @@ class Supervisor:
         if self._wanted():
             left = max(0.0, self._next_try - time.monotonic())
             timeout = left if timeout is None else min(timeout, left)
-        for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
-            self._heed(fd)
+        self._heed(self._poll.poll(None if timeout is None else timeout * 1000))
 
-    def _heed(self, fd):
-        if fd == self._bell:
-            self._quiet_bell()
-        elif fd in self._watch:  # burying one may have ended the others
-            self._bury(fd, self._watch[fd])
+    def _heed(self, events):
+        for fd, _ in events:
+            if fd == self._bell:
+                self._quiet_bell()
+            elif dead := self._unwatch(fd):  # burying one may have ended the others
+                self._bury(*dead)
+        while self._closed:
+            self._bury(*self._closed.pop())
 
     def _quiet_bell(self):
         try:
@@ -263,19 +271,15 @@ class Supervisor:
         except BlockingIOError:
             pass
 
-    def _bury(self, fd, worker):
-        self._poll.unregister(fd)
-        del self._watch[fd]
-        if fd != worker.sentinel:
-            os.close(fd)
+    def _bury(self, worker, pid, kind):
         seat = self._seat_of[worker]
-        exitcode = self._reap(worker, fd)
+        exitcode = self._reap(worker, kind)
         started = self._core.seat_started(seat)
         held, left = self._core.seat_held(seat), self._core.seat_left(seat)
         ours = self._terminating or seat in self._core.condemned_seats()
         oom = exitcode == -signal.SIGKILL and not ours and self._oom.struck()
-        lost = self._core.bury(seat, lambda function, index: worker_lost(worker.pid, exitcode, function, index, oom))
-        util.debug("worker %s left seat %d with exit code %s, %d tasks lost", worker.pid, seat, exitcode, lost)
+        lost = self._core.bury(seat, lambda function, index: worker_lost(pid, exitcode, function, index, oom))
+        util.debug("worker %s left seat %d with exit code %s, %d tasks lost", pid, seat, exitcode, lost)
         with self._lock:
             del self._seat_of[worker]
             self._begun.discard(worker)
@@ -286,23 +290,25 @@ class Supervisor:
             self._failed_starts = 0
             self._recycling = self._recycling or (left and not sent_away and not self._closing)
             if held:
-                self._tell_of_memory(worker, held)
+                self._tell_of_memory(pid, held)
             return
         cause = self._core.boot_error(seat)
         self._failed_starts += 1
         if self._terminating or self.failure is not None:
             return
         if cause is not None:
-            self._break(f"the initializer raised {type(cause).__name__}", worker.pid, exitcode, cause)
+            self._break(f"the initializer raised {type(cause).__name__}", pid, exitcode, cause)
         elif self._failed_starts > max(3, self.processes):
-            what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {worker.pid}:"
-            self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", worker.pid, exitcode, None)
+            what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {pid}:"
+            self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", pid, exitcode, None)
 
-    def _reap(self, worker, fd):
-        """The exit code of a worker whose descriptor `fd` tells of its death; None if somebody else has collected it."""
-        # A sentinel stays open as long as any child of the worker: it is not waited for if the exit code is there.
+    def _reap(self, worker, kind):
+        """The exit code of a worker of whose death a descriptor of this kind tells; None if somebody else has collected it."""
+        if getattr(worker, "_closed", False):
+            return None  # by somebody who has the object; he can do so only when it is dead
+        # A pipe stays open as long as any child of the worker: it is not waited for if the exit code is there.
         if worker.exitcode is None:
-            if fd == worker.sentinel:
+            if kind is PIPE:
                 _signal(worker.kill)  # a task may have closed the other end of that pipe, and live
             worker.join(0.5)  # the code may come a little later, by way of the fork server
         worker.join(0)
@@ -329,12 +335,12 @@ class Supervisor:
         self._core.end(self.failure)
         self._end_workers()
 
-    def _tell_of_memory(self, worker, held):
+    def _tell_of_memory(self, pid, held):
         tell = util.info if self._told_of_memory else util.get_logger().warning
         self._told_of_memory = True
         tell(
             "worker process %s is replaced: it holds %d KiB of memory, max_memory_per_child is %d KiB (from now on logged as info)",
-            worker.pid,
+            pid,
             held // 1024,
             self._most_bytes // 1024,
         )
@@ -403,27 +409,59 @@ class Supervisor:
         return worker
 
     def _watch_worker(self, worker):
-        fd = _pidfd(getattr(worker, "pid", None))
+        pid = getattr(worker, "pid", None)
+        sentinel = getattr(worker, "sentinel", -1)
+        fd, kind = _pidfd(pid), OURS
         if fd < 0:
-            fd = getattr(worker, "sentinel", -1)
+            fd, kind = sentinel, PIPE
+        elif _only_polled(worker):
+            # Two descriptors a worker instead of three; and whoever else waits for the process is told the truth too, though a
+            # child of it holds the pipe. It is closed with the process object.
+            os.dup2(fd, sentinel, inheritable=False)
+            os.close(fd)
+            fd, kind = sentinel, SHARED
+            popen = worker._popen
+            popen.finalizer = _Closing(self, fd, popen.finalizer)
         if fd >= 0:
-            self._watch[fd] = worker
+            self._watch[fd] = worker, pid, kind
             self._poll.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd):
+        """What was known by this descriptor, or None."""
+        with self._lock:
+            dead = self._watch.pop(fd, None)
+            if dead is None:
+                return None
+            self._poll.unregister(fd)
+        worker, _, kind = dead
+        popen = getattr(worker, "_popen", None)
+        if kind is OURS:
+            os.close(fd)
+        elif kind is SHARED and popen is not None:
+            popen.finalizer = popen.finalizer.rest
+        return dead
+
+    def closing(self, fd):
+        """Somebody closes the process object of a dead worker, and with it the descriptor that tells of its death."""
+        with signals.held():
+            dead = self._unwatch(fd)
+            if dead is not None:
+                self._closed.append(dead)
+                self.ring()
 
     def _end_workers(self):
         """SIGTERM, a grace period, SIGKILL; the dead are buried."""
         for worker in list(self._seat_of):
             _signal(worker.terminate)
         self._await_deaths(GRACE)
-        for worker in self._watch.values():
+        for worker, _, _ in self._watch.values():
             _signal(worker.kill)
         self._await_deaths(GRACE)
 
     def _await_deaths(self, seconds):
         limit = time.monotonic() + seconds
         while self._watch and (left := limit - time.monotonic()) > 0:
-            for fd, _ in self._poll.poll(left * 1000):
-                self._heed(fd)
+            self._heed(self._poll.poll(left * 1000))
 
     def _finish(self):
         with self._lock:
@@ -447,6 +485,20 @@ class Supervisor:
         for fd in (bell, owner):
             if fd >= 0:
                 os.close(fd)
+
+
+class _Closing:
+    """In the place of a Popen's finalizer, as long as its sentinel is what tells the supervisor: the number may be another file's a
+    moment later."""
+
+    def __init__(self, supervisor, fd, rest):
+        self._supervisor = supervisor
+        self._fd = fd
+        self.rest = rest
+
+    def __call__(self):
+        self._supervisor.closing(self._fd)
+        self.rest()
 
 
 @contextlib.contextmanager
@@ -484,6 +536,13 @@ def _close_pipes(error):
                 for name in ("parent_r", "child_w", "child_r", "parent_w"):
                     if name in names:
                         os.close(names[name])
+
+
+def _only_polled(worker):
+    """True if the pipe that is the process's sentinel only tells of its end, and the exit code comes by waitpid: nothing is ever
+    read from the pipe, as it is from a fork server's."""
+    kind = type(getattr(worker, "_popen", None))
+    return issubclass(kind, popen_fork.Popen) and kind.poll is popen_fork.Popen.poll and kind.wait is popen_fork.Popen.wait
 
 
 def _pidfd(pid):

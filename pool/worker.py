@@ -34,16 +34,17 @@ class Handle:
                 os.set_inheritable(fd, False)
 
 
-def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes):
+def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes, outlive):
     """The target of a worker process.
 
     seat: which control block and ring are this worker's. mask: the signals to block, or None to leave that as it is.
     maxtasks: tasks to serve, or None. most_bytes: of memory that it may hold after a task, or None.
+    outlive: a task that runs when the pool's owner is gone is run to its end.
     """
     try:
         _forget_handlers(mask)
         worker = Worker(handle.segment, seat, load_function, call_any, encode_error)
-        worker.watch(_owner(handle), os.getppid())
+        worker.watch(_owner(handle), os.getppid(), outlive)
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
         remember_main()

@@ -60,6 +60,12 @@ def is_gone(pid):
     return found is None or found.state in "ZX"
 
 
+def is_waiting(pid):
+    """True if the main thread is parked on a futex."""
+    with open(f"/proc/{pid}/wchan") as file:
+        return "futex" in file.read()
+
+
 def descendants(pid):
     children = {}
     for one in all_processes():

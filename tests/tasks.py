@@ -155,6 +155,23 @@ def hold(gate, value=None):
     return value
 
 
+def hold_and_tell(gate, other):
+    """Tells at its end, also by what lies in a buffer until the process ends."""
+    hold(gate)
+    other.arrive()
+    print("told")
+
+
+def touch_memory(size):
+    """More than there is, page by page."""
+    return len(bytearray(b"x") * size)
+
+
+def hold_for_bytes(gate, size):
+    hold(gate)
+    return bytes(size)
+
+
 def all_ready(pool, gate, count):
     """Return when each of the `count` workers has done a task; opens the gate."""
     results = [pool.apply_async(hold, (gate,)) for _ in range(count)]

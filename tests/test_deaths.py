@@ -1,6 +1,6 @@
 """A worker that dies costs the tasks that it was running, and nothing else."""
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import signal
@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tasks
-from procfs import is_gone, process, wait_until
+from procfs import is_gone, is_waiting, process, wait_until
 
 pytestmark = pytest.mark.ringpool_only
 
@@ -427,7 +427,7 @@ import tasks
 from implementations import Implementation
 
 def main():
-    pool = Implementation.named(sys.argv[1]).Pool(2)
+    pool = Implementation.named(sys.argv[1]).Pool(2, tasks.close_descriptors if sys.argv[2] == "closed" else None)
     pool.map(tasks.square, range(20), 1)
     results = []
     if sys.argv[2] == "busy":
@@ -441,7 +441,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("state", ["idle", "busy", "closed"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_go_with_their_parent(script, gate, state, number):
     program = script(PARENT, "file", state, gate.directory)
@@ -485,6 +485,55 @@ def test_death_is_noticed_soon_whoever_lives_on(factory, gate, ringpool):
     wait_until(lambda: is_gone(int(child)), LIMIT)
 
 
+@pytest.mark.start_methods("fork", "spawn")
+def test_whoever_waits_for_the_process_itself_is_told_too(factory, gate, ringpool):
+    # Of the stdlib's own processes it is the pipe that tells, which a child of the worker holds.
+    pool = factory.Pool(1)
+    worker = pool._pool[0]
+    assert multiprocessing.connection.wait([worker.sentinel], 0) == []
+    try:
+        result = pool.apply_async(tasks.fork_child_and_die, (gate,))
+        gate.wait_for(1)
+        assert multiprocessing.connection.wait([worker.sentinel], LIMIT) == [worker.sentinel]
+        lost(ringpool, lambda: result.get(LIMIT))
+        worker.join(LIMIT)
+        assert worker.exitcode == -signal.SIGKILL
+    finally:
+        gate.open()
+    ((_, child),) = gate.arrivals()
+    wait_until(lambda: is_gone(int(child)), LIMIT)
+    # The descriptor is the object's now.
+    assert multiprocessing.connection.wait([worker.sentinel], 0) == [worker.sentinel]
+    check_alive(pool, 1)
+    worker.close()
+
+
+def test_process_object_that_somebody_closes(factory, gate, ringpool, monkeypatch):
+    # Before the pool has noticed the death: its thread is held up by another's.
+    pool = factory.Pool(2)
+    first, second = pool._pool
+    supervisor = pool._supervisor
+    reap, closed = supervisor._reap, []
+
+    def close_the_other(worker, kind):
+        if not closed:
+            other = second if worker is first else first
+            closed.append(other)
+            other.kill()
+            other.join()
+            other.close()
+        return reap(worker, kind)
+
+    monkeypatch.setattr(supervisor, "_reap", close_the_other)
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    pids = gate.wait_for(2)
+    os.kill(first.pid, signal.SIGKILL)
+    errors = [lost(ringpool, lambda: result.get(LIMIT)) for result in results]
+    assert sorted(error.pid for error in errors) == sorted(pids)
+    assert {error.exitcode for error in errors} == {-signal.SIGKILL, None}
+    check_alive(pool)
+
+
 # Results on their way
 
 
@@ -499,11 +548,6 @@ def test_worker_that_dies_in_the_middle_of_a_long_result(factory, gate, ringpool
     wait_until(lambda: is_gone(pids[0]), LIMIT)
     assert lost(ringpool, lambda: result.get(LIMIT)).pid == pids[0]
     check_alive(pool)
-
-
-def is_waiting(pid):
-    with open(f"/proc/{pid}/wchan") as file:
-        return "futex" in file.read()
 
 
 def test_results_that_were_published_outlive_their_worker(factory, gate, ringpool, refuse_threads):

@@ -296,7 +296,16 @@ def test_task_that_closes_all_descriptors_without_pidfd(factory, monkeypatch):
         except RuntimeError as error:
             outcomes.add(type(error).__name__)
     assert outcomes <= {"closed", "WorkerLostError"}
-    wait_until(lambda: pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)], LIMIT)
+
+    def works():
+        # The last that closed them may be killed for it in the middle of this.
+        try:
+            return pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)]
+        except RuntimeError as error:
+            if type(error).__name__ != "WorkerLostError":
+                raise
+
+    wait_until(works, LIMIT)
     pool.close()
     pool.join()
 
@@ -380,8 +389,8 @@ def test_descriptors_of_a_worker(factory):
         return count
 
     held(1)
-    # Two are multiprocessing's own, one tells of the worker's death.
-    assert held(6) - held(2) <= 3 * 4
+    # A fork server says on one of them how a worker ended, and does not while it is stopped: one more tells that it did.
+    assert held(6) - held(2) == (3 if factory.start_method == "forkserver" else 2) * 4
 
 
 @pytest.mark.start_methods("fork")

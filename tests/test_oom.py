@@ -1,10 +1,13 @@
 """A worker that the kernel kills for lack of memory: the error says so, as far as the kernel tells."""
 
+import contextlib
 import os
+import pathlib
 import signal
 
 import pytest
 import tasks
+from procfs import wait_until
 
 from pool import oom
 
@@ -121,3 +124,93 @@ def test_error_of_a_worker_that_died_otherwise(counted_pool, counter, ringpool):
     with pytest.raises(ringpool.WorkerLostError) as caught:
         counted_pool.apply_async(tasks.kill_self, (signal.SIGTERM,)).get(LIMIT)
     assert "OOM" not in str(caught.value)
+
+
+# A real one: a program in a cgroup of its own, below this process's, whose limits still hold for it.
+
+GROUP_BYTES = 256 << 20
+
+PROGRAM = """
+import os
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    with open(sys.argv[2] + "/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    gate = tasks.Gate(sys.argv[3])
+    other = pool.apply_async(tasks.hold, (gate, "other"))
+    (bystander,) = gate.wait_for(1)
+    hog = pool.apply_async(tasks.touch_memory, (1 << 30,))
+    try:
+        print(hog.get(50))
+    except RuntimeError as error:
+        print(error.pid not in (None, bystander), error.exitcode, error)
+    gate.open()
+    print(other.get(20), pool.map(tasks.square, range(20), 1) == [n * n for n in range(20)])
+    pool.close()
+    pool.join()
+    print("done", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def make_group(name):
+    """A cgroup with a limit on memory, and none on how often it is exceeded; None if this place does not allow it."""
+    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if (number, controllers) == ("0", ""):
+            group, limits = pathlib.Path(oom.ROOT + path, name), ("memory.max", "memory.swap.max")
+        elif "memory" in controllers.split(","):
+            group, limits = pathlib.Path(f"{oom.ROOT}/memory{path}", name), ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        else:
+            continue
+        with contextlib.suppress(OSError):
+            (group.parent / "cgroup.subtree_control").write_text("+memory")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limits[0]).write_text(str(GROUP_BYTES))
+            with contextlib.suppress(OSError):
+                # No swap, if there is any.
+                (group / limits[1]).write_text("0" if limits[1] == "memory.swap.max" else str(GROUP_BYTES))
+            return group
+        except OSError:
+            group.rmdir()
+    return None
+
+
+@pytest.fixture
+def group():
+    made = make_group(f"ringpool-test-{os.getpid()}")
+    if made is None:
+        pytest.skip("no cgroup with a limit on memory can be made here")
+    yield made
+
+    def removed():
+        with contextlib.suppress(OSError):
+            made.rmdir()
+        return not made.exists()
+
+    wait_until(removed, LIMIT)
+
+
+@pytest.fixture
+def program_in_group(group, script, gate):
+    # Ends before the group is removed.
+    return script(PROGRAM, "file", str(group), gate.directory)
+
+
+@pytest.mark.ringpool_only
+def test_worker_that_the_kernel_kills_for_memory(program_in_group):
+    assert program_in_group.wait(55) == 0, program_in_group.err
+    told, others, done = program_in_group.out.splitlines()
+    assert told.startswith("True -9 worker process ")
+    assert told.endswith("signal 9 (SIGKILL); possibly the OOM killer, which was at work in this cgroup")
+    assert (others, done) == ("other True", "done")

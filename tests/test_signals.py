@@ -214,3 +214,19 @@ def test_handler_that_raises_while_a_block_begins_leaves_nothing_blocked(handled
     finally:
         signal.signal(signal.SIGALRM, previous)
     assert raised > 100
+
+
+@pytest.mark.ringpool_only
+def test_close_that_a_handler_breaks_off_is_done(factory, monkeypatch, handled):
+    pool = factory.Pool(2)
+    close = pool._supervisor.close
+
+    def close_late():
+        signal.raise_signal(signal.SIGUSR2)
+        close()
+
+    monkeypatch.setattr(pool._supervisor, "close", close_late)
+    with pytest.raises(Raised):
+        pool.close()
+    monkeypatch.undo()
+    pool.join()

@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import threading
 
 import pytest
 import tasks
@@ -345,3 +346,40 @@ def test_child_that_leaves_the_program_leaves_the_spares_alone(factory, gate):
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert [pool.apply(tasks.square, (value,)) for value in range(3)] == [0, 1, 4]
+
+
+def test_worker_that_another_thread_starts_at_the_very_end(factory, background, monkeypatch):
+    # The only worker is buried, somebody is starting another, and then the pool is terminated: it may not end without the new one.
+    pool = factory.Pool(1)
+    supervisor = pool._supervisor
+    make, condemned, done = supervisor._new_process, supervisor._kill_condemned, supervisor._done
+    starting, ending = threading.Event(), threading.Event()
+    started, calls = [], []
+
+    def make_slowly(target, args):
+        starting.set()
+        assert ending.wait(LIMIT)
+        started.append(make(target, args))
+        return started[-1]
+
+    def terminate_between():
+        condemned()
+        if not supervisor._seat_of and not calls:
+            calls.append(background(pool._repopulate_pool))
+            assert starting.wait(LIMIT)
+            supervisor.terminate()
+
+    def look():
+        if starting.is_set():
+            ending.set()
+        return done()
+
+    monkeypatch.setattr(supervisor, "_new_process", make_slowly)
+    monkeypatch.setattr(supervisor, "_kill_condemned", terminate_between)
+    monkeypatch.setattr(supervisor, "_done", look)
+    pool._pool[0].kill()
+    wait_until(lambda: calls, LIMIT)
+    calls[0].result(LIMIT)
+    pool.terminate()
+    pool.join()
+    assert len(started) == 1 and is_gone(started[0].pid)

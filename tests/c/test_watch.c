@@ -3,6 +3,7 @@
 #include "watch.h"
 
 #include <poll.h>
+#include <sched.h>
 
 #define ORPHAN_STATUS 129
 #define LIMIT_S 1.0
@@ -10,7 +11,9 @@
 /* The owner in the middle forks the worker, and the test kills the owner. The worker must not use test_spawn: there the kernel
  * would end it with the owner, and the watch would never be seen at work. */
 enum watch_by { BY_PIDFD, BY_PARENT };
-enum busy_with { SLEEPING, SPINNING, SIGNALS_BLOCKED };
+/* From MAY_OUTLIVE on: of a pool that lets its workers end what they run. */
+enum busy_with { SLEEPING, SPINNING, SIGNALS_BLOCKED, WITHOUT_DESCRIPTORS, MAY_OUTLIVE, AFTER_A_TASK, IN_A_TASK };
+#define LAST_TASK_STATUS 8
 
 struct family {
     enum watch_by by;
@@ -22,8 +25,13 @@ struct family {
 static _Noreturn void worker(const struct family *f, pid_t owner, int owner_fd)
 {
     alarm(TEST_LIMIT_S);
-    int err = f->by == BY_PIDFD ? rp_watch_owner(owner_fd) : rp_watch_parent(owner);
+    bool outlive = f->busy >= MAY_OUTLIVE;
+    int err = f->by == BY_PIDFD ? rp_watch_owner(owner_fd, outlive) : rp_watch_parent(owner, outlive);
     pid_t me = err ? -1 : getpid();
+    if (f->busy == AFTER_A_TASK || f->busy == IN_A_TASK)
+        rp_task_begins();
+    if (f->busy == AFTER_A_TASK && !rp_task_ends())
+        me = -1;
     if (f->busy == SIGNALS_BLOCKED) {
         sigset_t all;
         sigfillset(&all);
@@ -32,6 +40,17 @@ static _Noreturn void worker(const struct family *f, pid_t owner, int owner_fd)
     }
     if (write(f->say[1], &me, sizeof me) != sizeof me)
         _exit(2);
+    if (f->busy == IN_A_TASK) {
+        while (rp_load_seq(&rp_watch_word) != RP_WATCH_LAST)
+            sched_yield();
+        _exit(rp_task_ends() ? 3 : LAST_TASK_STATUS);
+    }
+    if (f->busy == WITHOUT_DESCRIPTORS) {
+        for (int fd = 0; fd < 256; fd++)
+            close(fd);
+        for (;;)
+            pause();
+    }
     struct pollfd told = {f->hear[0], POLLIN, 0};
     while (poll(&told, 1, f->busy == SPINNING ? 0 : -1) <= 0)
         ;
@@ -86,7 +105,7 @@ static void worker_leaves(enum watch_by by, enum busy_with busy)
         double since = test_seconds();
         CHECK(kill(owner_pid, SIGKILL) == 0);
         CHECK(test_reap(owner_pid) == 128 + SIGKILL);
-        CHECK(test_reap(worker_pid) == ORPHAN_STATUS);
+        CHECK(test_reap(worker_pid) == (busy == IN_A_TASK ? LAST_TASK_STATUS : ORPHAN_STATUS));
         CHECK(test_seconds() - since < LIMIT_S);
     }
     end(&f);
@@ -130,6 +149,32 @@ static void worker_with_signals_blocked_by_pidfd(void)
         worker_leaves(BY_PIDFD, SIGNALS_BLOCKED);
 }
 
+static void worker_that_has_closed_all_by_pidfd(void)
+{
+    if (syscall(SYS_close_range, ~0u, ~0u, 0u))
+        fprintf(stderr, "no close_range here: not checked\n");
+    else if (have_pidfd())
+        worker_leaves(BY_PIDFD, WITHOUT_DESCRIPTORS);
+}
+
+static void nothing_is_kept_open(void *arg)
+{
+    (void)arg;
+    int pipes[2];
+    char byte;
+    CHECK(pipe(pipes) == 0);
+    CHECK(rp_watch_owner((int)syscall(SYS_pidfd_open, getppid(), 0), false) == 0);
+    close(pipes[1]);
+    struct pollfd ended = {pipes[0], POLLIN, 0};
+    CHECK(poll(&ended, 1, 10000) == 1 && read(pipes[0], &byte, 1) == 0);
+}
+
+static void watch_keeps_no_other_descriptor(void)
+{
+    if (have_pidfd())
+        CHECK(test_reap(test_spawn(nothing_is_kept_open, NULL)) == 0);
+}
+
 static void worker_of_a_fork_server_by_pidfd(void)
 {
     if (!have_pidfd())
@@ -146,6 +191,31 @@ static void worker_of_a_fork_server_by_pidfd(void)
     CHECK(test_seconds() - since < LIMIT_S);
     CHECK(test_reap(owner_pid) == 128 + SIGKILL);
     end(&f);
+}
+
+static void worker_that_may_outlive_ends_its_task_only(void)
+{
+    for (int busy = MAY_OUTLIVE; busy <= IN_A_TASK; busy++) {
+        if (have_pidfd())
+            worker_leaves(BY_PIDFD, (enum busy_with)busy);
+        worker_leaves(BY_PARENT, (enum busy_with)busy);
+    }
+}
+
+static void tasks_end_while_the_owner_lives(void)
+{
+    rp_store_seq(&rp_watch_word, RP_WATCH_IDLE);
+    for (int i = 0; i < 3; i++) {
+        rp_task_begins();
+        CHECK(rp_load_seq(&rp_watch_word) == RP_WATCH_BUSY);
+        CHECK(rp_task_ends());
+        CHECK(rp_load_seq(&rp_watch_word) == RP_WATCH_IDLE);
+    }
+    rp_task_begins();
+    CHECK(rp_cas_u32(&rp_watch_word, RP_WATCH_BUSY, RP_WATCH_LAST));
+    CHECK(!rp_task_ends());
+    CHECK(!rp_task_ends());
+    rp_store_seq(&rp_watch_word, RP_WATCH_IDLE);
 }
 
 static void idle_worker_by_parent(void) { worker_leaves(BY_PARENT, SLEEPING); }
@@ -177,7 +247,7 @@ static void closed_descriptor(void *arg)
 {
     (void)arg;
     /* Nothing to watch is not a death. */
-    CHECK(rp_watch_owner(1000) == 0);
+    CHECK(rp_watch_owner(1000, false) == 0);
     int pipes[2];
     CHECK(pipe(pipes) == 0);
     struct pollfd nothing = {pipes[0], POLLIN, 0};
@@ -189,7 +259,7 @@ static void bad_descriptor_ends_nobody(void) { CHECK(test_reap(test_spawn(closed
 static void dead_parent(void *arg)
 {
     (void)arg;
-    CHECK(rp_watch_parent(getppid() + 1) == 0);
+    CHECK(rp_watch_parent(getppid() + 1, false) == 0);
     for (;;)
         pause();
 }
@@ -228,4 +298,6 @@ static void fork_is_noticed_in_the_child_only(void)
 TEST_MAIN(T(idle_worker_by_pidfd), T(busy_worker_by_pidfd), T(worker_with_signals_blocked_by_pidfd),
           T(worker_of_a_fork_server_by_pidfd), T(idle_worker_by_parent), T(busy_worker_by_parent), T(stays_while_the_owner_lives),
           T(bad_descriptor_ends_nobody), T(parent_that_is_gone_before_the_watch),
+          T(worker_that_has_closed_all_by_pidfd), T(watch_keeps_no_other_descriptor),
+          T(worker_that_may_outlive_ends_its_task_only), T(tasks_end_while_the_owner_lives),
           T(fork_is_noticed_in_the_child_only))
