@@ -4,7 +4,10 @@ A best effort: the kernel counts such kills, it does not tell who died. Read by 
 was killed by SIGKILL.
 """
 
+import os
+
 ROOT = "/sys/fs/cgroup"
+MOST_BYTES = 65536  # of such a file
 
 
 class OomWatch:
@@ -25,11 +28,19 @@ class OomWatch:
     def _count(self):
         for name in self._files:
             try:
-                with open(name) as file:
-                    return _kills(file.read())
+                return _kills(_text(name))
             except OSError:
                 continue
         return None
+
+
+def _text(name):
+    # Every pool begins with this: a file object would take as long as the rest of it.
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, MOST_BYTES).decode(errors="replace")
+    finally:
+        os.close(fd)
 
 
 def _kills(text):
@@ -44,8 +55,7 @@ def _kills(text):
 def _counters(membership="/proc/self/cgroup", root=ROOT):
     """Files in which the kills of this process's cgroup may be counted. A container may see its own cgroup as the root."""
     try:
-        with open(membership) as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
+        lines = [line.split(":", 2) for line in _text(membership).splitlines()]
     except OSError:
         return []
     found = []
