@@ -345,3 +345,37 @@ def test_child_that_leaves_the_program_leaves_the_spares_alone(factory, gate):
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert [pool.apply(tasks.square, (value,)) for value in range(3)] == [0, 1, 4]
+
+
+# More workers than cores
+
+
+@pytest.mark.parametrize("held", [3, 8])
+def test_blocked_workers_hold_nothing_up_after_short_tasks(factory, make_gate, held):
+    pool = factory.Pool(8)
+    for _ in range(3):
+        assert pool.map(tasks.square, range(5000), 1) == [value**2 for value in range(5000)]
+    gate = make_gate()
+    waiting = [pool.apply_async(tasks.hold, (gate,)) for _ in range(held)]
+    # All at once, although the workers have just seen that few of them suffice.
+    assert len(set(gate.wait_for(held))) == held
+    if held < 8:
+        assert pool.map(tasks.square, range(5000), 1) == [value**2 for value in range(5000)]
+    gate.open()
+    for result in waiting:
+        result.get(LIMIT)
+
+
+def test_tasks_of_a_map_that_block_in_the_middle_of_short_ones(factory, gate):
+    pool = factory.Pool(6)
+    pool.map(tasks.square, range(5000), 1)
+    result = pool.map_async(tasks.hold_chosen, [(gate, value % 1000 == 500) for value in range(5000)], 1)
+    assert len(set(gate.wait_for(5))) == 5
+    gate.open()
+    assert sum(result.get(LIMIT)) == 5
+
+
+def test_each_worker_has_its_turn(factory):
+    pool = factory.Pool(12)
+    seen = set()
+    wait_until(lambda: seen.update(pool.map(tasks.getpid, range(24), 1)) or len(seen) == 12, LIMIT)
