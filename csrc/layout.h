@@ -16,7 +16,7 @@
 #include <stddef.h>
 
 #define RP_MAGIC UINT64_C(0x6c6f6f70676e6972) /* "ringpool" */
-#define RP_VERSION 2u
+#define RP_VERSION 3u
 #define RP_LINE 128 /* two cache lines: the adjacent-line prefetcher pulls pairs */
 #define RP_MAX_SEATS 4096u
 #define RP_MASK_WORDS (RP_MAX_SEATS / 64)
@@ -96,6 +96,7 @@ struct rp_header {
     uint64_t slots_off, seats_off, rings_off, arena_off, arena_bytes;
     uint32_t chairs; /* workers that may spin at once; 0 on one core */
     uint32_t doorbell; /* enum rp_doorbell_kind */
+    uint32_t cores;  /* that the pool may use: while so many workers get on with short tasks, no other is woken; 0: not known */
 
     _Alignas(RP_LINE) rp_u64 tail; /* parent: one past the last committed position */
     _Alignas(RP_LINE) rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
@@ -108,6 +109,8 @@ struct rp_header {
     rp_u32 wake_bytes;             /* parent: if none is eager, unread bytes in a ring below which a busy worker need not ring */
     rp_u32 late;                   /* parent: wake-ups by time-out that found work */
     _Alignas(RP_LINE) rp_u32 chair[RP_SPIN_CHAIRS];        /* workers: seat + 1 of who spins here; parent clears the dead */
+    rp_u32 wakes;                  /* anybody: how many workers were woken, roughly; a hint whose turn it is */
+    rp_u32 lookout;                /* workers: seat + 1 of who looks now and then whether the others get on; parent clears the dead */
     _Alignas(RP_LINE) rp_u64 parked_mask[RP_MASK_WORDS];   /* a bit a seat: set by its worker, cleared by who wakes it */
 };
 
@@ -119,6 +122,7 @@ _Static_assert(offsetof(struct rp_header, tail) == RP_LINE, "geometry does not s
 struct rp_geometry {
     uint32_t nslots, nseats, ring_bytes, chairs, doorbell;
     uint64_t arena_bytes;
+    uint32_t cores;
 };
 
 /* What both sides work with after mapping: pointers and limits taken once from a checked header. The header itself is writable by
@@ -136,6 +140,7 @@ struct rp_map {
     uint32_t nseats;
     uint32_t used; /* parent: its own copy of the header's, which it believes; workers: 0 */
     uint32_t chairs;
+    uint32_t cores;
     enum rp_doorbell_kind doorbell;
 };
 

@@ -26,7 +26,7 @@ void rp_producer_kick(struct rp_producer *p)
     p->shown = p->tail;
     rp_store_seq(&h->tail, p->tail); /* D, E */
     RP_FAULT(RP_AT_COMMITTED);
-    if (!rp_anyone_parked(p->m))
+    if (!rp_anyone_parked(p->m) || rp_enough_awake(p->m))
         return;
     uint64_t take = rp_load_seq(&h->take);
     uint64_t ready = p->tail - take;
@@ -132,6 +132,7 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
     }
     for (uint32_t i = 0; i < p->m->chairs; i++)
         rp_cas_u32(&h->chair[i], seat + 1, 0);
+    rp_cas_u32(&h->lookout, seat + 1, 0);
     rp_and_seq(&h->parked_mask[seat / 64], ~(UINT64_C(1) << (seat % 64)));
     if (back)
         rp_add_seq(&h->rescan, 1);
@@ -191,7 +192,7 @@ static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos
 
 static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
 {
-    uint64_t k = (tail - take) / (2 * (uint64_t)rp_used(c->m));
+    uint64_t k = (tail - take) / (2 * (uint64_t)rp_awake(c->m) + 1);
     if (k > c->stretch)
         k = c->stretch;
     if (k < 1)
@@ -204,11 +205,12 @@ static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
     return true;
 }
 
-/* The task just claimed may not be the only one: wake the next worker, unless one spins and sees it by itself. */
+/* The task just claimed may not be the only one: wake the next worker, unless one spins and sees it by itself, or tasks are short
+ * and enough workers awake. Who runs long tasks always wakes: for each of them a wake-up costs next to nothing. */
 static struct rp_slot *pass_on(struct rp_consumer *c, struct rp_slot *s)
 {
     struct rp_header *h = c->m->h;
-    if (rp_anyone_parked(c->m)) {
+    if (rp_anyone_parked(c->m) && !(rp_short_tasks(c) && rp_enough_awake(c->m))) {
         uint64_t tail = rp_load_acquire(&h->tail), take = rp_load_relaxed(&h->take);
         uint64_t left = (c->stop - c->next) + (take < tail ? tail - take : 0);
         if (left > rp_spinners(c->m))

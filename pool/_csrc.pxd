@@ -24,6 +24,7 @@ cdef extern from "layout.h" nogil:
     struct rp_geometry:
         uint32_t nslots, nseats, ring_bytes, chairs, doorbell
         uint64_t arena_bytes
+        uint32_t cores
     struct rp_map:
         unsigned char *base
         rp_header *h

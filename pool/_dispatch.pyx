@@ -201,6 +201,7 @@ cdef class Dispatcher(Collector):
         self.segment.fd = -1
         g.nslots, g.nseats, g.ring_bytes = slots, seats, ring_bytes
         g.chairs = min(cores - 1, <uint32_t>RP_SPIN_CHAIRS) if cores > 0 else 0
+        g.cores = cores
         g.doorbell = RP_DOORBELL_POLL if "poll" in fallbacks else rp_doorbell_probe()
         while True:
             g.arena_bytes = arena_bytes

@@ -12,12 +12,8 @@ import weakref
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 
+# Little is imported here, and the rest by the first pool: a spawned worker imports the user's main module, which imports this one.
 from pool import _signals as signals
-from pool._dispatch import Dispatcher
-from pool.callbacks import CallbackRunner
-from pool.errors import fresh
-from pool.functions import FunctionEncoder
-from pool.supervisor import Supervisor
 
 MAX_PROCESSES = 4096
 ARENA_BYTES = 1 << 38
@@ -26,12 +22,15 @@ MIN_ARENA_BYTES = 1 << 26
 # Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
 _HARMLESS = frozenset({list, tuple, range, str, bytes})
 
-_supervisors = weakref.WeakSet()
+# Weak references. No WeakSet: its methods are Python, and each that a forked worker has to go through costs page faults.
+_supervisors = set()
 
 
 def _after_fork_in_child():
-    for supervisor in list(_supervisors):
-        supervisor.forget()
+    for reference in list(_supervisors):
+        supervisor = reference()
+        if supervisor is not None:
+            supervisor.forget()
     _supervisors.clear()
 
 
@@ -96,6 +95,8 @@ class Pool(multiprocessing.pool.Pool):
         self._initializer = initializer
         self._initargs = initargs
 
+        from pool.callbacks import CallbackRunner
+
         self._callbacks = callbacks = CallbackRunner()
         factory = type(self).Process
         context = self._ctx
@@ -106,7 +107,7 @@ class Pool(multiprocessing.pool.Pool):
                 self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
                 callbacks.attach(self._core)
                 self._pool = supervisor.workers
-                _supervisors.add(supervisor)
+                _supervisors.add(weakref.ref(supervisor, _supervisors.discard))
                 supervisor.start()
                 self._supervisor = supervisor
                 self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
@@ -120,6 +121,10 @@ class Pool(multiprocessing.pool.Pool):
 
     def _equip(self, start):
         """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
+        from pool._dispatch import Dispatcher
+        from pool.functions import FunctionEncoder
+        from pool.supervisor import Supervisor
+
         supervisor = None
         self._seats = _seat_count(self._processes)
         method = _start_method(self._ctx)
@@ -161,6 +166,8 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("Pool not running")
         failure = self._supervisor.failure
         if failure is not None:
+            from pool.errors import fresh
+
             raise fresh(failure)
 
     @property

@@ -130,7 +130,8 @@ class Supervisor:
                     self.workers.append(worker)
                     self._watch_worker(worker)
                 self._core.send_for(self._seat_of[worker])
-                self.ring()  # the thread may be blocked on the old set of descriptors
+                if self._thread is not None:
+                    self.ring()  # it may be blocked on the old set of descriptors
 
     def resize(self, processes):
         """From now on so many workers. Those that are too many leave after their tasks. OSError if the system refuses more."""
@@ -397,8 +398,11 @@ class Supervisor:
         _starting.supervisor = self
         self._begun.add(worker)
         try:
-            with _importable_main():
+            if self._method == "fork":
                 worker.start()
+            else:
+                with _importable_main():
+                    worker.start()
         except Exception as error:
             self._begun.discard(worker)
             _close_pipes(error)

@@ -397,8 +397,12 @@ static void burial_clears_the_chair(void)
     CHECK(rp_producer_init(&p, &r.m) == 0);
     rp_store_relaxed(&r.m.h->chair[0], 4);
     rp_store_relaxed(&r.m.h->chair[1], 3);
+    rp_store_relaxed(&r.m.h->lookout, 3);
     CHECK(rp_producer_bury(&p, 3, &lost, 1) == 0);
     CHECK(rp_load_relaxed(&r.m.h->chair[0]) == 0 && rp_load_relaxed(&r.m.h->chair[1]) == 3);
+    CHECK(rp_load_relaxed(&r.m.h->lookout) == 3);
+    CHECK(rp_producer_bury(&p, 2, &lost, 1) == 0);
+    CHECK(rp_load_relaxed(&r.m.h->lookout) == 0);
     rp_producer_free(&p);
     rig_close(&r);
 }
