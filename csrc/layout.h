@@ -71,6 +71,7 @@ struct rp_seat {
     rp_u32 late;                   /* worker: wake-ups by time-out that found work (each one is a bug) */
     rp_u32 orders;                 /* parent: enum rp_orders */
     rp_u64 held;                   /* worker: bytes of memory that it leaves for, because they are too many; else 0 */
+    rp_u32 name;                   /* parent, before it starts the worker: a digest of the process's name; 0: nobody is to come */
     _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
     rp_u32 calls;                  /* worker: calls begun in the task or chunk that it runs, if that is RP_COUNTED; else 0 */
     _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */

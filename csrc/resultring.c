@@ -59,6 +59,7 @@ void rp_reader_reset(struct rp_reader *r)
     rp_store_relaxed(&r->seat->want_room, 0);
     rp_store_relaxed(&r->seat->calls, 0);
     rp_store_relaxed(&r->seat->held, 0);
+    rp_store_relaxed(&r->seat->name, 0);
     rp_store_relaxed(&r->seat->orders, RP_STAND_BY);
     rp_store_relaxed(&r->seat->phase, RP_SEAT_FREE);
 }

@@ -6,7 +6,7 @@ cdef extern from "layout.h" nogil:
     ctypedef uint32_t rp_u32
     ctypedef uint64_t rp_u64
     enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED, RP_AHEAD
-    enum: RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
+    enum: RP_SEAT_FREE, RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
     enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
     enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
     struct rp_slot:
@@ -16,7 +16,8 @@ cdef extern from "layout.h" nogil:
         unsigned char *data
     struct rp_seat:
         rp_u32 bell, phase, late, orders, calls
-        rp_u64 held
+        rp_u64 held, tail
+        rp_u32 name
     struct rp_header:
         rp_u32 stop, late
         uint64_t arena_bytes
@@ -189,3 +190,4 @@ cdef enum:
     RESULT_ERROR = 3     # a value: (text of the traceback, pickle of the exception)
     RESULT_PIECE = 4     # 8 bytes total, 8 bytes offset, a piece; the whole is a kind (1 byte) and its payload
     RESULT_BOOT = 5      # as RESULT_ERROR: the initializer failed; belongs to no task
+    RESULT_MAIN = 6      # as RESULT_BOOT: the main module failed when the worker imported it

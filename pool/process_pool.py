@@ -111,11 +111,15 @@ class Pool(multiprocessing.pool.Pool):
                 supervisor.start()
                 self._supervisor = supervisor
                 self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C while all was being made: it is whole, and nobody will ever have it.
             if self._terminate is not None:
                 self._terminate()
                 self._supervisor.wait(self._terminate_limit)
+            # After this pool's own segment is gone: it must not be taken for that of the pool whose worker this may be.
+            from pool import bootstrap
+
+            bootstrap.tell(error)
             raise
         self._state = RUN
 
