@@ -185,7 +185,8 @@ static bool any_unread(const struct rp_reader *readers, uint32_t n)
 static bool enough_unread(const struct rp_reader *readers, uint32_t n, uint32_t bytes)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (rp_load_seq(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes) /* F */
+        if (rp_load_seq(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes && /* F */
+            !rp_load_relaxed(&readers[i].given_up))
             return true;
     return false;
 }

@@ -53,6 +53,7 @@ void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
 void rp_reader_reset(struct rp_reader *r)
 {
     rp_store_relaxed(&r->head, 0);
+    rp_store_relaxed(&r->given_up, 0);
     r->tail = 0;
     rp_store_relaxed(&r->seat->tail, 0);
     rp_store_relaxed(&r->seat->head, 0);

@@ -124,6 +124,7 @@ cdef extern from "resultring.h" nogil:
     void rp_reader_init(rp_reader *, const rp_map *, uint32_t)
     void rp_reader_reset(rp_reader *)
     bint rp_reader_unread(const rp_reader *)
+    void rp_reader_give_up(rp_reader *)
     int rp_reader_peek(rp_reader *, rp_view *)
     void rp_reader_consume(rp_reader *, const rp_view *)
     void rp_reader_room(rp_reader *)

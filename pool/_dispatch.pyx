@@ -876,7 +876,7 @@ cdef class Dispatcher(Collector):
         cdef int n = 0, got, k
         cdef rp_view view
         for seat in range(rp_used(&self.map)):
-            if not rp_reader_unread(&self.readers[seat]) or (self.broken and seat in self.broken):
+            if not rp_reader_unread(&self.readers[seat]):
                 continue
             got = 1
             for k in range(RECORDS_A_PASS):
@@ -893,6 +893,7 @@ cdef class Dispatcher(Collector):
                 n += 1
             if got < 0:
                 self.broken.add(seat)
+                rp_reader_give_up(&self.readers[seat])
                 n += 1
             rp_reader_room(&self.readers[seat])
         return n

@@ -217,6 +217,14 @@ def test_other_jobs_are_not_touched(factory, make_gate, ringpool):
     check_alive(pool)
 
 
+def test_nonsense_that_the_only_caller_waits_for(factory, gate, ringpool):
+    # Nobody else is there to look, and what lies in a damaged ring must not keep the caller looking.
+    pool = factory.Pool(1)
+    result = pool.apply_async(tasks.scribble, (gate, as_words(*failed_initializer())))
+    lost(ringpool, lambda: result.get(LIMIT))
+    check_alive(pool, 1)
+
+
 def test_all_workers_at_once(factory, gate, ringpool):
     pool = factory.Pool(2)
     results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
@@ -567,7 +575,7 @@ def test_results_that_were_published_outlive_their_worker(factory, gate, ringpoo
 
 def failed_initializer():
     """The record of a worker that could not start, and which only such a worker may write."""
-    from pool.errors import encode_error
+    from pool.reports import encode_error
 
     payload = encode_error(ValueError("no initializer's"))
     padding = -len(payload) % 16
