@@ -90,7 +90,7 @@ static bool become_lookout(const struct rp_consumer *c, struct glance *g)
 {
     struct rp_header *h = c->m->h;
     /* With no more workers than cores each of them may run. */
-    if (!c->m->cores || rp_used(c->m) <= c->m->cores || !rp_short_tasks(c) || rp_load_relaxed(&h->lookout))
+    if (!rp_crowded(c->m) || !rp_short_tasks(c) || rp_load_relaxed(&h->lookout))
         return false;
     glance_at_others(c, g);
     return g->n >= at_most_looked_at(rp_few(c->m)) && rp_cas_u32(&h->lookout, 0, c->seat + 1);
@@ -151,8 +151,10 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
             return;
         }
     }
-    if (become_lookout(c, &others) && look_out(c, &others))
+    if (become_lookout(c, &others) && look_out(c, &others)) {
+        rp_consumer_look_at_clock(c);
         return;
+    }
     uint32_t seen = rp_bell_read(&seat->bell);
     uint64_t bit = UINT64_C(1) << (c->seat % 64);
     bool woken = true;
@@ -172,6 +174,7 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
     /* One too many: the next wake-ups can be spared. */
     if (woken && become_lookout(c, &others))
         look_out(c, &others);
+    rp_consumer_look_at_clock(c);
 }
 
 static bool any_unread(const struct rp_reader *readers, uint32_t n)

@@ -1,9 +1,12 @@
+#define _GNU_SOURCE
 #include "taskring.h"
 
 #include "pages.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 
 int rp_producer_init(struct rp_producer *p, const struct rp_map *m)
 {
@@ -48,7 +51,8 @@ void rp_producer_rouse(struct rp_producer *p)
         return;
     for (uint64_t i = 0; i <= p->m->slot_mask; i++)
         if (p->owner[i] && rp_state_phase(rp_load_acquire(&p->m->slots[i].state)) == RP_READY) {
-            while (rp_wake_one(p->m))
+            /* Each at most once: those who find nothing park again, and would be woken for ever. */
+            for (uint32_t n = rp_used(p->m); n > 0 && rp_wake_one(p->m); n--)
                 continue;
             return;
         }
@@ -242,8 +246,31 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
     }
 }
 
+void rp_consumer_look_at_clock(struct rp_consumer *c)
+{
+    struct timespec t;
+    struct rusage u;
+    if (!rp_crowded(c->m) || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) || getrusage(RUSAGE_THREAD, &u))
+        return;
+    c->cpu_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    c->blocked = u.ru_nvcsw;
+}
+
+/* False: the thread stood in the scheduler's queue for most of the time. Taken for long tasks, that would have more workers woken,
+ * and the queue grow. */
+static bool truly_long(struct rp_consumer *c, int64_t ns)
+{
+    int64_t cpu_ns = c->cpu_ns, blocked = c->blocked;
+    if (!rp_crowded(c->m))
+        return true;
+    rp_consumer_look_at_clock(c);
+    return c->blocked != blocked || c->cpu_ns - cpu_ns > ns / 2;
+}
+
 void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task)
 {
     int64_t n = ns_per_task > 0 ? RP_STRETCH_NS / ns_per_task : RP_STRETCH_MAX;
+    if (n <= 1 && !truly_long(c, ns_per_task))
+        n = 2;
     c->stretch = n < 1 ? 1 : n > RP_STRETCH_MAX ? RP_STRETCH_MAX : (uint32_t)n;
 }

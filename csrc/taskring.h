@@ -122,6 +122,8 @@ struct rp_consumer {
     uint64_t next, stop; /* the stretch */
     uint64_t swept;    /* every position below is known not to be READY */
     uint64_t seen;     /* tail at the last sweep */
+    int64_t cpu_ns;    /* of this thread, and how often it had blocked, when rp_consumer_look_at_clock was called last */
+    int64_t blocked;
 };
 #define RP_STRETCH_MAX 16u
 
@@ -158,5 +160,8 @@ static inline bool rp_consumer_in_stretch(const struct rp_consumer *c) { return 
 /* True if tasks take so little time that a wake-up for each would cost more. */
 static inline bool rp_short_tasks(const struct rp_consumer *c) { return c->stretch > 1; }
 void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task);
+/* After a wait, if there are more workers than cores: tasks may seem long because others have the cores. */
+void rp_consumer_look_at_clock(struct rp_consumer *c);
+static inline bool rp_crowded(const struct rp_map *m) { return m->cores && rp_used(m) > m->cores; }
 
 #endif

@@ -166,8 +166,8 @@ MUTANTS = [
     Mutant(
         "lookout: parks without a look",
         "idle.c",
-        "    if (become_lookout(c, &others) && look_out(c, &others))\n        return;\n    uint32_t seen",
-        "    become_lookout(c, &others);\n    uint32_t seen",
+        "    if (become_lookout(c, &others) && look_out(c, &others)) {",
+        "    if (become_lookout(c, &others) && false) {",
         "idle",
     ),
     Mutant("bury: nobody woken", "taskring.c", "with it. */\n    rp_wake_all(p->m);\n", "with it. */\n", "idle"),
