@@ -1336,7 +1336,7 @@ cdef class Dispatcher(Collector):
         cdef Limit *limit
         cdef Job job
         fault(RP_AT_BURYING)
-        while seat not in self.broken and rp_reader_unread(&self.readers[seat]):
+        while rp_reader_unread(&self.readers[seat]):
             if self.collecting:
                 yield_gil()
             else:
