@@ -413,6 +413,9 @@ cdef class Dispatcher(Collector):
         task.count = count
         task.kind = kind
         task.data = Buffer()
+        if not self.released:
+            # Pickling may take any time: no worker is to wait for what lies in the ring already.
+            rp_producer_kick(&self.producer)
         try:
             if count:
                 append_values(task.data, value, start, start + count, True)
@@ -523,8 +526,6 @@ cdef class Dispatcher(Collector):
                 if not self.commit_task(source.stuck):
                     return 0
                 source.stuck = None
-                if not self.released:
-                    rp_producer_kick(&self.producer)
                 # Only what took more than a few instructions to encode is worth a look at the clock.
                 if deadline and rp_now_ns() > deadline:
                     return 0
@@ -612,8 +613,6 @@ cdef class Dispatcher(Collector):
             slot.len = size
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
         else:
-            # Pickling may take any time: no worker is to wait for what lies here already.
-            rp_producer_kick(&self.producer)
             try:
                 source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine)
             except BaseException:
