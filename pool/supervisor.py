@@ -19,6 +19,7 @@ from multiprocessing import popen_fork, process, resource_tracker, util
 from pool import _signals as signals
 from pool import bootstrap
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
+from pool.initializer import Initializer
 from pool.oom import OomWatch
 from pool.worker import Handle, work
 
@@ -28,7 +29,7 @@ STATUS_GRACE = 0.05  # seconds for an exit status that another thread has just c
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
 BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be started: first, longest
 
-# What tells of a worker's death: a pidfd that is the supervisor's own; a pidfd in the place of the process's sentinel; the sentinel.
+# What tells of a worker's death: a pidfd of the supervisor's own; a pidfd in the place of one of the process's pipes; the sentinel.
 OURS, SHARED, PIPE = "ours", "shared", "pipe"
 
 DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
@@ -56,7 +57,8 @@ class Supervisor:
         self._core = core
         self.processes = processes  # how many workers there are to be
         self._new_process = start
-        self._arguments = (initializer, initargs, maxtasks, most_bytes, outlive)
+        self._initializer = None if initializer is None else Initializer(initializer, initargs)
+        self._arguments = (self._initializer, maxtasks, most_bytes, outlive)
         self._most_bytes = most_bytes
         self._daemon = daemon
         self._callbacks = callbacks
@@ -410,6 +412,8 @@ class Supervisor:
             raise
         finally:
             _starting.supervisor = None
+            if self._initializer is not None:
+                self._initializer.release()
         self._seat_of[worker] = seat
         return worker
 
@@ -419,12 +423,11 @@ class Supervisor:
         fd, kind = _pidfd(pid), OURS
         if fd < 0:
             fd, kind = sentinel, PIPE
-        elif _only_polled(worker):
-            # Two descriptors a worker instead of three; and whoever else waits for the process is told the truth too, though a
-            # child of it holds the pipe. It is closed with the process object.
-            os.dup2(fd, sentinel, inheritable=False)
+        elif (place := _place_for_pidfd(worker, self._owner_fd >= 0)) >= 0:
+            # Two descriptors a worker instead of three. It is closed with the process object.
+            os.dup2(fd, place, inheritable=False)
             os.close(fd)
-            fd, kind = sentinel, SHARED
+            fd, kind = place, SHARED
             popen = worker._popen
             popen.finalizer = _Closing(self, fd, popen.finalizer)
         if fd >= 0:
@@ -493,8 +496,8 @@ class Supervisor:
 
 
 class _Closing:
-    """In the place of a Popen's finalizer, as long as its sentinel is what tells the supervisor: the number may be another file's a
-    moment later."""
+    """In the place of a Popen's finalizer, as long as one of its descriptors is what tells the supervisor: the number may be another
+    file's a moment later."""
 
     def __init__(self, supervisor, fd, rest):
         self._supervisor = supervisor
@@ -550,11 +553,23 @@ def _close_pipes(error):
                         os.close(names[name])
 
 
-def _only_polled(worker):
-    """True if the pipe that is the process's sentinel only tells of its end, and the exit code comes by waitpid: nothing is ever
-    read from the pipe, as it is from a fork server's."""
-    kind = type(getattr(worker, "_popen", None))
-    return issubclass(kind, popen_fork.Popen) and kind.poll is popen_fork.Popen.poll and kind.wait is popen_fork.Popen.wait
+def _place_for_pidfd(worker, owner_known):
+    """A descriptor of the process object's that a pidfd of the process may replace, or -1. owner_known: the worker has a pidfd of
+    this process."""
+    popen = getattr(worker, "_popen", None)
+    kind = type(popen)
+    if not issubclass(kind, popen_fork.Popen) or kind.wait is not popen_fork.Popen.wait:
+        return -1
+    if kind.poll is popen_fork.Popen.poll:
+        # The exit code comes by waitpid, and nothing is ever read from the sentinel. Whoever else waits for it is told the truth,
+        # too, though a child of the process holds the pipe.
+        return worker.sentinel
+    if owner_known and kind.__module__ == "multiprocessing.popen_forkserver":
+        # The exit code is read from the sentinel. The other descriptor tells the process of this one's end: a pidfd does.
+        args = getattr(popen.finalizer, "_args", None)
+        if type(args) is tuple and len(args) == 2 and args[1] == worker.sentinel:
+            return args[0]
+    return -1
 
 
 def _pidfd(pid):

@@ -34,16 +34,18 @@ class Handle:
                 os.set_inheritable(fd, False)
 
 
-def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes, outlive):
+def work(handle, seat, mask, initializer, maxtasks, most_bytes, outlive):
     """The target of a worker process.
 
     seat: which control block and ring are this worker's. mask: the signals to block, or None to leave that as it is.
-    maxtasks: tasks to serve, or None. most_bytes: of memory that it may hold after a task, or None.
+    initializer: a function without arguments, or None. maxtasks: tasks to serve, or None. most_bytes: of memory that it may hold
+    after a task, or None.
     outlive: a task that runs when the pool's owner is gone is run to its end.
     """
     try:
         _forget_handlers(mask)
         worker = Worker(handle.segment, seat, load_function, call_any, encode_error)
+        _watch_parent_process(handle.owner)
         worker.watch(_owner(handle), os.getppid(), outlive)
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
@@ -51,7 +53,7 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes, outliv
         if initializer is not None:
             remember_main()
             try:
-                initializer(*initargs)
+                initializer()
             except BaseException as error:
                 worker.boot_failed(encode_error(error))
                 raise SystemExit(1) from None
@@ -60,6 +62,15 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes, outliv
     except KeyboardInterrupt:
         # Ctrl-C outside a task: the owner decides what becomes of the pool, a traceback here would only add noise.
         raise SystemExit(130) from None
+
+
+def _watch_parent_process(owner):
+    """Makes the owner's pidfd the sentinel of parent_process(), if there is one. multiprocessing's is a pipe: every process that
+    was forked meanwhile holds its other end too, and with a fork server the supervisor gives that end up (supervisor.py)."""
+    parent = multiprocessing.parent_process()
+    if owner >= 0 and parent is not None:
+        pipe, parent._sentinel = parent._sentinel, owner
+        os.close(pipe)
 
 
 def _owner(handle):

@@ -159,7 +159,14 @@ def hold_and_tell(gate, other):
     """Tells at its end, also by what lies in a buffer until the process ends."""
     hold(gate)
     other.arrive()
-    print("told")
+    sys.stdout.write("told\n")  # in one piece, even where nothing is buffered: another process writes there too
+
+
+def outlive_parent(gate, other):
+    parent = multiprocessing.parent_process()
+    gate.arrive(parent.pid if parent.is_alive() else "gone")
+    parent.join()
+    other.arrive(parent.is_alive())
 
 
 def touch_memory(size):
@@ -760,6 +767,22 @@ def keep(size):
     """Holds more memory from now on."""
     kept.extend(b"x" * size)
     return os.getpid()
+
+
+def keep_lock(lock, values, text):
+    global kept
+    kept = lock, values, len(text)
+
+
+def add_under_lock():
+    lock, values, size = kept
+    with lock:
+        values[0] += 1
+        return values[0], size
+
+
+def names_of_descriptors():
+    return [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
 
 
 def map_in_a_pool(name, count):

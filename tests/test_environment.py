@@ -389,8 +389,7 @@ def test_descriptors_of_a_worker(factory):
         return count
 
     held(1)
-    # A fork server says on one of them how a worker ended, and does not while it is stopped: one more tells that it did.
-    assert held(6) - held(2) == (3 if factory.start_method == "forkserver" else 2) * 4
+    assert held(6) - held(2) == 2 * 4
 
 
 @pytest.mark.start_methods("fork")

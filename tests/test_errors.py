@@ -1,8 +1,10 @@
 """Whatever goes wrong in a task, or on the way to it or back, becomes the outcome of that task."""
 
+import errno
 import multiprocessing
 import multiprocessing.pool
 import os
+import pickle
 import threading
 import time
 import weakref
@@ -498,21 +500,61 @@ class TestInitializers:
         assert still_works(pool)
         assert pids_of(pool) == before
 
+    @pytest.mark.parametrize("size", [1, 3000, 1 << 20], ids=["small", "beyond a page", "large"])
+    def test_arguments_that_only_a_start_may_pass(self, factory, size):
+        # A lock cannot be pickled but to a new process.
+        lock, values = factory.context.Lock(), factory.context.RawArray("b", 3)
+        pool = factory.Pool(2, initializer=tasks.keep_lock, initargs=(lock, values, b"x" * size))
+        with lock:
+            results = [pool.apply_async(tasks.add_under_lock) for _ in range(6)]
+        assert sorted(result.get(LIMIT) for result in results) == [(number, size) for number in range(1, 7)]
+
+    @pytest.mark.start_methods("spawn", "forkserver")
+    @pytest.mark.parametrize("size", [1, 1 << 20], ids=["small", "large"])
+    def test_arguments_that_cannot_be_unpickled(self, factory, size):
+        pool = factory.Pool(2, initializer=tasks.nothing, initargs=(tasks.LoadsOnlyIn(os.getpid()), b"x" * size))
+        for error in self.broken(pool):
+            assert type(error.__cause__) is LookupError
+            assert error.__cause__.args == ("cannot be loaded here",)
+
+    @pytest.mark.start_methods("spawn", "forkserver")
+    def test_arguments_that_cannot_be_pickled(self, factory):
+        with pytest.raises((TypeError, pickle.PicklingError, AttributeError)):
+            factory.Pool(2, initializer=tasks.nothing, initargs=(threading.Lock(),))
+
+    @pytest.mark.start_methods("spawn", "forkserver")
+    def test_large_arguments_where_no_file_holds_them(self, factory, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr("pool.initializer._file_of", refuse)
+        pool = factory.Pool(2, initializer=tasks.nothing, initargs=(b"x" * (1 << 20),))
+        assert still_works(pool)
+
+    def test_large_arguments_leave_nothing_open(self, factory):
+        pool = factory.Pool(1, initializer=tasks.nothing, initargs=(b"x" * (1 << 20),), maxtasksperchild=1)
+        pool.map(tasks.square, range(4), 1)
+        held = len(os.listdir("/proc/self/fd"))
+        pool.map(tasks.square, range(20), 1)
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= held, LIMIT)
+        assert not any("initializer" in name for name in pool.apply(tasks.names_of_descriptors))
+
 
 UNGUARDED = """
 import sys
 import tasks
 from implementations import Implementation
 
-pool = Implementation.named(sys.argv[1]).Pool(2)
+pool = Implementation.named(sys.argv[1]).Pool(2, tasks.nothing, (b"x" * int(sys.argv[2]),))
 print(pool.map(tasks.square, range(3)), flush=True)
 """
 
 
 @pytest.mark.ringpool_only
 @pytest.mark.start_methods("spawn", "forkserver")
-def test_program_without_a_guard_is_told(script):
-    program = script(UNGUARDED)
+@pytest.mark.parametrize("size", [0, 1 << 20], ids=["small arguments", "large arguments"])
+def test_program_without_a_guard_is_told(script, size):
+    program = script(UNGUARDED, "file", str(size))
     assert program.wait(LIMIT) == 1
     assert program.out == ""
     check_blame(program.err)

@@ -44,6 +44,9 @@ def main():
         results = [pool.apply_async(tasks.hold_and_tell, (gate, other)) for _ in range(2)]
         gate.wait_for(2)
         results.append(pool.starmap_async(tasks.hold_and_tell, [(gate, other)] * 100, 1))
+    if state == "watching":
+        results = [pool.apply_async(tasks.outlive_parent, (gate, other)) for _ in range(2)]
+        gate.wait_for(2)
     print(*(worker.pid for worker in pool._pool), flush=True)
     tasks.long()
 
@@ -99,6 +102,15 @@ def test_who_waits_for_room_goes_at_once(begin):
     wait_until(lambda: is_waiting(pid), LIMIT)
     end(program)
     wait_until(lambda: not program.survivors(), SOON)
+
+
+def test_sentinel_of_the_parent_process(begin):
+    # A sibling that was forked later holds the other end of multiprocessing's pipe.
+    program, pids, gate, told = begin("watching")
+    assert sorted(gate.arrivals()) == sorted((pid, str(program.pid)) for pid in pids)
+    end(program)
+    wait_until(lambda: not program.survivors(), SOON)
+    assert sorted(told.arrivals()) == sorted((pid, "False") for pid in pids)
 
 
 def test_pool_that_lives_ends_as_ever(factory, gate, ringpool):
