@@ -33,6 +33,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("_codec"),
+            extension("_instances"),
             extension("_results"),
             extension("_signals"),
             extension("_dispatch", CORE),

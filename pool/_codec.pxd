@@ -18,11 +18,17 @@ cdef enum:
     TAG_INTS = 13
     TAG_FLOATS = 14
     TAG_RANGE = 15
+    # A value again:
+    TAG_INSTANCE = 17
 
 cdef class Buffer:
     cdef unsigned char *data
     cdef Py_ssize_t used, room
     cdef unsigned char *grow(self, Py_ssize_t more) except NULL
+
+cdef inline bint runs_code(unsigned char tag) noexcept:
+    """True if the making of such a value may run code of the program's."""
+    return tag == TAG_PICKLE or tag == TAG_INSTANCE
 
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept

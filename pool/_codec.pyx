@@ -5,10 +5,12 @@ Owns no shared memory and knows no ring: it writes where it is told to. Called b
 (arguments, results), in either direction.
 
 Exact built-in scalars, and small tuples, lists and dicts of them, are written as tagged bytes ("simple" values); their encoding
-runs no user code and cannot fail. Everything else is pickled, protocol 5, with multiprocessing's own reducers, and may run
+runs no user code and cannot fail. So are plain instances (_instances.pyx) with such scalars and tuples as attributes: the class as a
+name, which the receiver looks up as unpickling does. Everything else is pickled, protocol 5, with multiprocessing's own reducers, and may run
 whatever the objects please. `marshal` is no substitute: it turns any object with a buffer into bytes without a word.
 
     value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
+             | TAG_INSTANCE count size module name key* value*    count keys; size: bytes up to the first value, the tag's included
     values  := TAG_TUPLE count value*   a chunk of arguments or results
              | TAG_INTS int64*          all of them exact ints
              | TAG_FLOATS double*       all of them exact floats
@@ -20,6 +22,7 @@ import collections
 import copyreg
 import io
 import pickle
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 cimport cython
@@ -35,7 +38,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
+
+from pool._instances cimport Layout, Plain, plain_of
 
 cdef extern from "Python.h":
     int PyBUF_READ
@@ -54,6 +59,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyTuple_GET_SIZE(object) noexcept
     Py_ssize_t PyList_GET_SIZE(object) noexcept
     Py_ssize_t PyDict_Size(object) noexcept
+    void Py_LeaveRecursiveCall() noexcept
 
 cdef extern from *:
     """
@@ -72,8 +78,10 @@ cdef extern from *:
     #endif
         return 1;
     }
+    static inline int rp_enter(const char *where) { return Py_EnterRecursiveCall(where) ? -1 : 0; }
     """
     bint rp_one_digit(object, long long *) noexcept
+    int rp_enter(const char *) except -1
 
 # Containers that are longer, deeper or larger than this are pickled: pickle is quick on them, and it keeps shared objects shared.
 cdef enum:
@@ -362,11 +370,74 @@ cdef object pickle_by_value(object value, object error):
         raise error from None
 
 
+cdef Py_ssize_t append_instance(Buffer into, object value) except -1:
+    """Appends a plain instance; 0 if it is none, and nothing is appended."""
+    cdef Plain plain = plain_of(value)
+    cdef PyObject *key
+    cdef PyObject *item
+    cdef Py_ssize_t n, size, total = 0, i = 0, pos = 0
+    cdef unsigned char *at
+    cdef bint known
+    if plain is None:
+        return 0
+    attributes = value.__dict__
+    if not PyDict_CheckExact(attributes):
+        return 0
+    n = PyDict_Size(attributes)
+    if n > SMALL:
+        return 0
+    known = plain.header is not None and PyTuple_GET_SIZE(plain.keys) == n
+    while PyDict_Next(attributes, &pos, &key, &item):
+        # Attribute names are interned, as a rule.
+        known = known and PyTuple_GET_ITEM(plain.keys, i) == key
+        size = immutable_size(<object>item, 1)
+        total += size
+        if size < 0 or total > LARGE:
+            return 0
+        i += 1
+    if not known and not write_header(plain, attributes):
+        return 0
+    n = PyBytes_GET_SIZE(plain.header)
+    at = into.grow(n + total)
+    memcpy(at, PyBytes_AS_STRING(plain.header), n)
+    at += n
+    pos = 0
+    while PyDict_Next(attributes, &pos, &key, &item):
+        at = simple_write(<object>item, at)
+    into.used += n + total
+    return n + total
+
+
+cdef bint write_header(Plain plain, object attributes) except -1:
+    """Makes the header for instances with these attributes. False if it takes pickle to do justice to them."""
+    cdef tuple keys = tuple(attributes), words = (plain.module, plain.name, *keys)
+    cdef Py_ssize_t size = 0
+    cdef uint32_t total
+    cdef unsigned char *at
+    for word in words:
+        # What pickle looks up on the instance itself begins like that.
+        if type(word) is not str or word.startswith("__"):
+            if word is not plain.module:
+                return False
+        size += immutable_size(word, 1)
+    if size > LARGE:
+        return False
+    header = PyBytes_FromStringAndSize(NULL, 9 + size)
+    total = 9 + size
+    at = put_head(<unsigned char *>PyBytes_AS_STRING(header), TAG_INSTANCE, PyTuple_GET_SIZE(keys))
+    memcpy(at, &total, 4)
+    at += 4
+    for word in words:
+        at = simple_write(word, at)
+    plain.keys, plain.header = keys, header
+    return True
+
+
 cdef int append_value(Buffer into, object value, bint by_value) except -1:
     """Appends any value. Raises what pickling raises; the buffer is then as before."""
     cdef Py_ssize_t size = simple_size(value)
     if size < 0:
-        return append_pickle(into, value, by_value)
+        return 0 if append_instance(into, value) else append_pickle(into, value, by_value)
     simple_write(value, into.grow(size))
     into.used += size
     return 0
@@ -472,6 +543,8 @@ cdef object decode_at(const unsigned char **at, const unsigned char *end):
             raise damaged()
         at[0] = p + size
         return PyBytes_FromStringAndSize(<const char *>p, size)
+    if tag == TAG_INSTANCE:
+        return decode_instance(at, end)
     if tag >= TAG_PICKLE or end - p < 4:
         raise damaged()
     memcpy(&n, p, 4)
@@ -485,20 +558,73 @@ cdef object decode_at(const unsigned char **at, const unsigned char *end):
     if n > <uint64_t>(end - p):
         raise damaged()
     at[0] = p
-    if tag == TAG_DICT:
-        mapping = {}
+    # Only nonsense is nested deeper than simple values are.
+    rp_enter(" in an encoded value")
+    try:
+        if tag == TAG_DICT:
+            return decode_dict(at, end, n)
+        if tag == TAG_LIST:
+            return decode_list(at, end, n)
+        items = PyTuple_New(n)
         for i in range(n):
-            key = decode_at(at, end)
-            mapping[key] = decode_at(at, end)
-        return mapping
-    if tag == TAG_LIST:
-        return decode_list(at, end, n)
-    items = PyTuple_New(n)
+            item = decode_at(at, end)
+            Py_INCREF(item)
+            PyTuple_SET_ITEM(items, i, item)
+        return items
+    finally:
+        Py_LeaveRecursiveCall()
+
+
+cdef dict decode_dict(const unsigned char **at, const unsigned char *end, uint32_t n):
+    cdef dict mapping = {}
+    cdef uint32_t i
     for i in range(n):
-        item = decode_at(at, end)
-        Py_INCREF(item)
-        PyTuple_SET_ITEM(items, i, item)
-    return items
+        key = decode_at(at, end)
+        mapping[key] = decode_at(at, end)
+    return mapping
+
+
+# Of instances that were decoded last. A power of two.
+cdef enum:
+    LAYOUTS = 16
+cdef list layouts = [None] * LAYOUTS
+
+
+cdef Layout layout_at(const unsigned char *at, uint32_t n, uint32_t size):
+    cdef Layout layout = <Layout>layouts[size % LAYOUTS]
+    cdef const unsigned char *p = at + 9
+    if layout is not None and PyBytes_GET_SIZE(layout.header) == size and not memcmp(PyBytes_AS_STRING(layout.header), at, size):
+        return layout
+    words = decode_list(&p, at + size, n + 2)
+    if p != at + size or set(map(type, words)) != {str}:
+        raise damaged()
+    layout = Layout.__new__(Layout)
+    layout.header = PyBytes_FromStringAndSize(<const char *>at, size)
+    layout.module, layout.name, *keys = map(sys.intern, words)
+    layout.keys = tuple(keys)
+    layouts[size % LAYOUTS] = layout
+    return layout
+
+
+cdef object decode_instance(const unsigned char **at, const unsigned char *end):
+    cdef const unsigned char *p = at[0]
+    cdef uint32_t n, size
+    cdef Layout layout
+    if end - p < 9:
+        raise damaged()
+    memcpy(&n, p + 1, 4)
+    memcpy(&size, p + 5, 4)
+    if n > SMALL or size < 9 or size > end - p or n + 2 > size - 9:
+        raise damaged()
+    layout = layout_at(p, n, size)
+    instance = layout.empty()
+    attributes = {} if layout.by_setstate else instance.__dict__
+    at[0] = p + size
+    for key in layout.keys:
+        attributes[key] = decode_at(at, end)
+    if layout.by_setstate:
+        instance.__setstate__(attributes)
+    return instance
 
 
 cdef list decode_list(const unsigned char **at, const unsigned char *end, uint32_t n):

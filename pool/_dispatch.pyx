@@ -27,7 +27,8 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
-from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, simple_size, simple_write)
+from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, runs_code,
+                          simple_size, simple_write)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
@@ -975,7 +976,7 @@ cdef class Dispatcher(Collector):
             if kind == RESULT_VALUE:
                 if entry.count:
                     return False
-                if at[0] == TAG_PICKLE:
+                if runs_code(at[0]):
                     outcome = raw_from(at, size, -1)
                 else:
                     outcome = decode(at, size)
@@ -983,7 +984,7 @@ cdef class Dispatcher(Collector):
                 if size < 9 or entry.count <= 0:
                     return False
                 memcpy(&ns, at, 8)
-                if at[8] == TAG_PICKLE:
+                if runs_code(at[8]):
                     outcome = raw_from(at + 8, size - 8, entry.count)
                 else:
                     outcome = decode_values(at + 8, size - 8)

@@ -13,7 +13,7 @@ LONG_EVERY = 16
 
 @dataclass
 class Point:
-    """A value that only pickle can take."""
+    """A value of a class of its own."""
 
     x: int
     y: float
