@@ -45,8 +45,29 @@ void rp_producer_kick(struct rp_producer *p)
             return;
 }
 
+/* A task may have written over what only the parent says, and it says each of these things once. */
+static void say_again(struct rp_producer *p)
+{
+    struct rp_header *h = p->m->h;
+    if (rp_load_relaxed(&h->tail) != p->shown)
+        rp_store_seq(&h->tail, p->shown);
+    if (rp_load_relaxed(&h->stop) != p->stopped)
+        rp_store_seq(&h->stop, p->stopped);
+    if (p->m->used && rp_load_relaxed(&h->used) != p->m->used)
+        rp_store_relaxed(&h->used, p->m->used);
+}
+
+void rp_producer_stop(struct rp_producer *p)
+{
+    p->stopped = true;
+    rp_store_seq(&p->m->h->stop, 1);
+    RP_FAULT(RP_AT_STOPPING);
+    rp_wake_all(p->m);
+}
+
 void rp_producer_rouse(struct rp_producer *p)
 {
+    say_again(p);
     if (!rp_anyone_parked(p->m))
         return;
     for (uint64_t i = 0; i <= p->m->slot_mask; i++)
@@ -122,6 +143,7 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
 {
     struct rp_header *h = p->m->h;
     uint32_t n = 0, back = 0;
+    say_again(p);
     for (uint64_t i = 0; i <= p->m->slot_mask; i++) {
         if (!p->owner[i])
             continue;

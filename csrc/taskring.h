@@ -23,6 +23,7 @@ struct rp_producer {
     uint64_t tail, low;
     uint64_t shown; /* the tail that workers see */
     uint32_t outstanding;
+    bool stopped;   /* workers are to leave when there is no task left */
 };
 
 /* 0 or -ENOMEM. */
@@ -108,6 +109,9 @@ void rp_producer_settle(struct rp_producer *p, uint64_t pos);
 /* After a death, with the dead worker's result ring drained: gives back what it had claimed and not started, writes the
  * positions that it was running to lost[] (at most max; more than one only if the segment was damaged), and returns how many. */
 uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, uint32_t max);
+
+/* Workers leave when there is no task left. */
+void rp_producer_stop(struct rp_producer *p);
 
 /* Somebody has waited for a while and nothing came: wakes every parked worker if a task is still READY. A worker that was stopped
  * while it sat on a chair, or took the only wake-up, cannot keep a task to itself. */

@@ -37,6 +37,9 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
+# Names that are being imported just now. No lock: it might be held in another thread when this process forks.
+_asking = []
+
 
 def __getattr__(name):
     if name not in _HOMES:
@@ -44,11 +47,15 @@ def __getattr__(name):
     module, attribute = _HOMES[name]
     # The package says that it is being imported, which is true: who puts our classes in the place of the stdlib's on demand (a
     # replaced multiprocessing.pool) can tell that it is ours that asks for them, as its bases.
-    before, __spec__._initializing = getattr(__spec__, "_initializing", False), True
+    _asking.append(name)
+    __spec__._initializing = True
     try:
         value = getattr(importlib.import_module(module), attribute)
     finally:
-        __spec__._initializing = before
+        _asking.remove(name)
+        # Not "as it was before": several threads may ask at once, and the last to end would put back what the first had set.
+        while __spec__._initializing != bool(_asking):
+            __spec__._initializing = bool(_asking)
     globals()[name] = value
     return value
 

@@ -78,6 +78,7 @@ cdef extern from "taskring.h" nogil:
     struct rp_producer:
         uint64_t tail
         uint32_t outstanding
+        bint stopped
     int rp_producer_init(rp_producer *, const rp_map *)
     void rp_producer_free(rp_producer *)
     rp_slot *rp_producer_next(rp_producer *, uint64_t *)
@@ -85,6 +86,7 @@ cdef extern from "taskring.h" nogil:
     void rp_producer_kick(rp_producer *)
     void rp_producer_nudge(rp_producer *)
     void rp_producer_rouse(rp_producer *)
+    void rp_producer_stop(rp_producer *)
     bint rp_producer_expects(const rp_producer *, uint64_t, uint32_t)
     bint rp_producer_look(const rp_producer *, uint64_t, uint64_t *, rp_phase *, uint32_t *)
     bint rp_producer_revoke(rp_producer *, uint64_t)

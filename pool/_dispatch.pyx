@@ -905,10 +905,8 @@ cdef class Dispatcher(Collector):
             return 0
         if self.broken:
             self.alarm()
-        if self.closing and self.unfinished == 0 and not load32(&self.map.h.stop):
-            store32(&self.map.h.stop, 1)
-            fault(RP_AT_STOPPING)
-            rp_wake_all(&self.map)
+        if self.closing and self.unfinished == 0 and not self.producer.stopped:
+            rp_producer_stop(&self.producer)
         return 0
 
     cdef bint take_number(self, uint32_t seat, rp_view *view) noexcept:
@@ -1330,11 +1328,7 @@ cdef class Dispatcher(Collector):
         describe: function of (name of the called function, task index) that gives the error of a lost task.
         Returns the number of tasks that were lost.
         """
-        cdef uint64_t lost[LOST_MOST]
-        cdef uint32_t n, i
-        cdef Entry *entry
-        cdef Limit *limit
-        cdef Job job
+        cdef uint32_t n = LOST_MOST, total = 0
         fault(RP_AT_BURYING)
         while rp_reader_unread(&self.readers[seat]):
             if self.collecting:
@@ -1342,11 +1336,30 @@ cdef class Dispatcher(Collector):
             else:
                 self.collect()
         fault(RP_AT_DRAINED)
-        n = rp_producer_bury(&self.producer, seat, lost, LOST_MOST)
+        # More than one is lost only to a task that wrote into the ring: then it may be any number.
+        while n == LOST_MOST:
+            n = self.bury_some(seat, describe)
+            total += n
+        self.pieces.pop(seat, None)
+        self.broken.discard(seat)
+        self.doomed.discard(seat)
+        rp_reader_reset(&self.readers[seat])
+        self.ring()
+        self.poll()
+        return total
+
+    cdef uint32_t bury_some(self, uint32_t seat, describe) except? 0:
+        """Settles what the dead worker was running, up to LOST_MOST tasks. Returns how many."""
+        cdef uint64_t lost[LOST_MOST]
+        cdef uint32_t i, n = rp_producer_bury(&self.producer, seat, lost, LOST_MOST)
+        cdef Entry *entry
+        cdef Limit *limit
+        cdef Job job
         fault(RP_AT_BURIED)
         for i in range(n):
             entry = &self.entries[lost[i] & self.map.slot_mask]
             if entry.job == NULL:
+                rp_producer_settle(&self.producer, lost[i])
                 continue
             limit = &self.limits[lost[i] & self.map.slot_mask]
             job = <Job>entry.job
@@ -1357,12 +1370,6 @@ cdef class Dispatcher(Collector):
                 continue
             failure = None if job.done or entry.doomed else failure_of(describe(job._function or "?", entry.index))
             self.settle(lost[i], failure, 0)
-        self.pieces.pop(seat, None)
-        self.broken.discard(seat)
-        self.doomed.discard(seat)
-        rp_reader_reset(&self.readers[seat])
-        self.ring()
-        self.poll()
         return n
 
     # ---- time limits and cancelling

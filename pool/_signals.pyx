@@ -130,6 +130,22 @@ def call(function):
         function()
 
 
+cdef class Last:
+    """The callback of a weak reference, which is `forget`ten: function(), as by call(), in the process that made this. What a handler
+    raises at the first step of an interpreted one is swallowed, and the function never called."""
+    cdef object function, forget, pid
+
+    def __init__(self, function, forget):
+        self.function = function
+        self.forget = forget
+        self.pid = os.getpid()
+
+    def __call__(self, reference):
+        self.forget(reference)
+        if os.getpid() == self.pid:
+            call(self.function)
+
+
 def start(thread):
     """Starts a threading.Thread: when this raises, it does not run; no signal handler leaves that open."""
     with held():

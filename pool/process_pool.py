@@ -24,6 +24,7 @@ _HARMLESS = frozenset({list, tuple, range, str, bytes})
 
 # Weak references. No WeakSet: its methods are Python, and each that a forked worker has to go through costs page faults.
 _supervisors = set()
+_pools = set()
 
 
 def _after_fork_in_child():
@@ -110,6 +111,8 @@ class Pool(multiprocessing.pool.Pool):
                 _supervisors.add(weakref.ref(supervisor, _supervisors.discard))
                 supervisor.start()
                 self._supervisor = supervisor
+                # Beside the finalizer, which a signal handler that raises can keep from doing anything.
+                _pools.add(weakref.ref(self, signals.Last(supervisor.terminate, _pools.discard)))
                 self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
         except BaseException as error:
             # Ctrl-C while all was being made: it is whole, and nobody will ever have it.
@@ -276,8 +279,10 @@ class Pool(multiprocessing.pool.Pool):
     def terminate(self):
         """Ends the pool now. Whatever is pending fails with PoolTerminatedError; returns within about two seconds."""
         util.debug("terminating pool")
-        self._state = TERMINATE
-        self._terminate()
+        # Half done, by a handler that raises, it could not be done again: a finalizer runs once.
+        with signals.held():
+            self._state = TERMINATE
+            self._terminate()
         self._supervisor.wait(self._terminate_limit)
 
     def join(self):

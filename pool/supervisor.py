@@ -32,6 +32,9 @@ BACK_OFF = (0.01, 1.0)  # seconds to the next try when a process cannot be start
 # What tells of a worker's death: a pidfd of the supervisor's own; a pidfd in the place of one of the process's pipes; the sentinel.
 OURS, SHARED, PIPE = "ours", "shared", "pipe"
 
+# What the methods of a process object raise while another thread closes it.
+_CLOSED = (ValueError, AssertionError, AttributeError, TypeError)
+
 DESCRIPTORS_A_START = 8  # more than any start method needs for a moment
 
 # The supervisor whose worker this thread is just forking: in that child, and only there, the segment's descriptor stays open.
@@ -293,7 +296,8 @@ class Supervisor:
         if started:
             self._failed_starts = 0
             self._recycling = self._recycling or (left and not sent_away and not self._closing)
-            if held:
+            # The second is not the worker's word: what a task has written over its seat is no reason to count on it.
+            if held and self._most_bytes:
                 self._tell_of_memory(pid, held)
             return
         cause, in_main = self._core.boot_error(seat)
@@ -307,9 +311,14 @@ class Supervisor:
             self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", pid, exitcode, None)
 
     def _reap(self, worker, kind):
-        """The exit code of a worker of whose death a descriptor of this kind tells; None if somebody else has collected it."""
-        if getattr(worker, "_closed", False):
-            return None  # by somebody who has the object; he can do so only when it is dead
+        """The exit code of a worker of whose death a descriptor of this kind tells; None if somebody else has collected it, or closes
+        the object: he can do so only when it is dead, but then at any moment."""
+        try:
+            return self._exit_code(worker, kind)
+        except _CLOSED:
+            return None
+
+    def _exit_code(self, worker, kind):
         # A pipe stays open as long as any child of the worker: it is not waited for if the exit code is there.
         if worker.exitcode is None:
             if kind is PIPE:
@@ -354,11 +363,13 @@ class Supervisor:
         if condemned:
             for worker, seat in list(self._seat_of.items()):
                 if seat in condemned:
-                    util.debug("worker %s is killed for its task, or for nonsense in its ring", worker.pid)
+                    util.debug("the worker in seat %d is killed for its task, or for nonsense in its ring", seat)
                     _signal(worker.kill)
 
     def _describe_timeout(self, function, index, seconds, seat):
-        pid = next((worker.pid for worker, place in list(self._seat_of.items()) if place == seat), None)
+        pid = None
+        with contextlib.suppress(*_CLOSED):
+            pid = next((worker.pid for worker, place in list(self._seat_of.items()) if place == seat), None)
         return task_timeout(pid, function, index, seconds)
 
     def _replace(self):
@@ -582,5 +593,5 @@ def _pidfd(pid):
 def _signal(send):
     try:
         send()
-    except (OSError, ValueError):
+    except (OSError, *_CLOSED):
         pass  # already gone

@@ -543,6 +543,28 @@ def test_process_object_that_somebody_closes(factory, gate, ringpool, monkeypatc
     check_alive(pool)
 
 
+def test_process_object_that_somebody_closes_just_now(factory, gate, ringpool):
+    # While the pool asks it for the exit code.
+    pool = factory.Pool(2)
+    victim = pool._pool[0]
+
+    def join(timeout=None):
+        if not victim._closed:
+            type(victim).join(victim)
+            victim.close()
+        type(victim).join(victim, timeout)
+
+    victim.join = join
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2)]
+    gate.wait_for(2)
+    os.kill(victim.pid, signal.SIGKILL)
+    wait_until(lambda: any(result.ready() for result in results), LIMIT)
+    (failed,) = (result for result in results if result.ready())
+    assert lost(ringpool, lambda: failed.get(LIMIT)).exitcode is None
+    gate.open()
+    check_alive(pool)
+
+
 # Results on their way
 
 
@@ -597,6 +619,23 @@ NONSENSE = {
     "a result of nobody's task": (1 << 32 | 32, 1 << 40, 0, 0, 32),
     "all bits": (2**64 - 1, 2**64 - 1, 2**64 - 1, 2**64 - 1, 32),
 }
+
+
+@pytest.mark.parametrize("part", ["slots", "tail", "words", "stop", "held"])
+def test_worker_that_writes_where_others_write(factory, make_gate, ringpool, part):
+    # What is damaged may be lost, with its workers; nobody waits for ever, and the pool goes on.
+    pool = factory.Pool(2)
+    gate = make_gate()
+    result = pool.apply_async(tasks.scribble_beside, (gate, part))
+    gate.wait_for(1)
+    results = [result, *(pool.apply_async(tasks.nap, (0.005,)) for _ in range(100))]
+    gate.open()
+    for result in results:
+        try:
+            result.get(LIMIT)
+        except ringpool.WorkerLostError:
+            pass
+    check_alive(pool)
 
 
 @pytest.mark.parametrize("words", NONSENSE.values(), ids=NONSENSE.keys())

@@ -72,3 +72,21 @@ def test_error_of_a_worker_that_can_import_nothing(factory):
     assert "in fail_without_imports" in str(caught.value.__cause__)
     with pytest.raises(multiprocessing.pool.MaybeEncodingError, match="Reason: .*lambda"):
         made.apply(give_what_cannot_be_pickled, (7,))
+
+
+def test_names_that_threads_ask_for_at_once():
+    # That the package says it is being imported ends with the last of them.
+    program = """if True:
+        import sys, threading, pool
+        sys.setswitchinterval(1e-6)
+        barrier = threading.Barrier(len(pool.__all__))
+        def ask(name):
+            barrier.wait()
+            getattr(pool, name)
+        threads = [threading.Thread(target=ask, args=(name,)) for name in pool.__all__]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(pool.__spec__._initializing)"""
+    assert output_of(program) == "False"

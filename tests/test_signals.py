@@ -2,6 +2,8 @@
 
 import ctypes
 import faulthandler
+import gc
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -230,3 +232,40 @@ def test_close_that_a_handler_breaks_off_is_done(factory, monkeypatch, handled):
         pool.close()
     monkeypatch.undo()
     pool.join()
+
+
+def interrupted(monkeypatch, owner, name):
+    """Before `name` does anything the next time, a handler raises."""
+    method, left = getattr(owner, name), [True]
+
+    def late(*args):
+        if left:
+            left.clear()
+            signal.raise_signal(signal.SIGUSR2)
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, late)
+
+
+@pytest.mark.ringpool_only
+def test_terminate_that_a_handler_breaks_off_is_done(factory, monkeypatch, handled):
+    pool = factory.Pool(2)
+    interrupted(monkeypatch, pool._supervisor, "terminate")
+    with pytest.raises(Raised):
+        pool.terminate()
+    pool.join()
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_pool_that_is_dropped_while_a_handler_raises_ends(factory, monkeypatch, handled):
+    # What it raises in a finalizer is swallowed, and the finalizer does not run again.
+    pool = factory.untracked(2)
+    thread, workers = pool._supervisor._thread, list(pool._pool)
+    gc.collect()
+    interrupted(monkeypatch, multiprocessing.util.Finalize, "__call__")
+    del pool
+    gc.collect()
+    assert signal.SIGUSR2 in handled
+    thread.join()
+    assert not any(worker.is_alive() for worker in workers)

@@ -155,8 +155,7 @@ static void call(void *arg)
         rp_parent_wait(&play.m, play.r, play.nseats, seen, &patience, &spin);
         sched_lock(&play.gil);
     }
-    rp_store_seq(&play.m.h->stop, 1);
-    rp_wake_all(&play.m);
+    rp_producer_stop(&play.p);
     sched_unlock(&play.gil);
 }
 

@@ -16,7 +16,7 @@ static void parent_open(struct parent *a, uint32_t nslots, uint32_t nseats, uint
     rig_open(&a->rig, &g);
     if (rp_producer_init(&a->p, &a->rig.m))
         exit(125);
-    a->p.tail = a->p.low = start;
+    a->p.tail = a->p.low = a->p.shown = start;
     rp_store_relaxed(&a->rig.m.h->tail, start);
     rp_store_relaxed(&a->rig.m.h->take, start);
 }
@@ -514,6 +514,36 @@ static void damaged_tail_blinds_nobody_for_ever(void)
     }
 }
 
+/* What the parent says once: a task may write over it, and nobody may commit anything more. */
+static void damaged_words_of_the_parent_are_said_again(void)
+{
+    struct parent a;
+    struct rp_consumer c;
+    uint64_t pos, lost[2];
+    for (int by_rouse = 0; by_rouse < 2; by_rouse++) {
+        parent_open(&a, 16, 2, 100);
+        struct rp_header *h = a.rig.m.h;
+        rp_use_seats(&a.rig.m, 2);
+        rp_consumer_init(&c, &a.rig.m, 0);
+        CHECK(commit(&a, 7, &pos));
+        rp_store_relaxed(&h->tail, 0);
+        rp_store_relaxed(&h->stop, UINT32_MAX);
+        rp_store_relaxed(&h->used, 1);
+        CHECK(!rp_consumer_claim(&c, &pos));
+        if (by_rouse)
+            rp_producer_rouse(&a.p);
+        else
+            CHECK(rp_producer_bury(&a.p, 1, lost, 2) == 0);
+        CHECK(rp_load_relaxed(&h->stop) == 0 && rp_load_relaxed(&h->used) == 2);
+        CHECK(claim(&c, &pos) != UINT64_MAX);
+        rp_producer_stop(&a.p);
+        rp_store_relaxed(&h->stop, 0);
+        CHECK(rp_producer_bury(&a.p, 1, lost, 2) == 0);
+        CHECK(rp_load_relaxed(&h->stop) == 1);
+        parent_close(&a);
+    }
+}
+
 /* Random steps of everybody, deaths and damaged hints included, against a model: each task is settled once or lost once. */
 #define CAST 4u
 struct actor {
@@ -834,5 +864,6 @@ TEST_MAIN(T(one_task_step_by_step), T(revoked_task_never_starts), T(doomed_task_
           T(burial_of_a_worker_that_only_held_a_stretch), T(burial_clears_the_chair),
           T(rouse_wakes_each_worker_once),
           T(burial_beyond_max_is_reported_by_the_next), T(damaged_hints_lose_no_task), T(damaged_tail_blinds_nobody_for_ever),
+          T(damaged_words_of_the_parent_are_said_again),
           T(random_steps), T(threads_on_two_slots), T(threads_on_four_slots), T(threads_on_64_slots), T(threads_on_1024_slots),
           T(threads_that_die), T(threads_and_revokes))
