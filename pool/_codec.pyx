@@ -33,7 +33,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_FromDouble
 from cpython.list cimport PyList_GET_ITEM, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
@@ -60,6 +60,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyList_GET_SIZE(object) noexcept
     Py_ssize_t PyDict_Size(object) noexcept
     void Py_LeaveRecursiveCall() noexcept
+    Py_ssize_t Py_REFCNT(object) noexcept
 
 cdef extern from *:
     """
@@ -480,10 +481,42 @@ cdef Py_ssize_t append_numbers(Buffer into, object values, Py_ssize_t start, Py_
     return p - at
 
 
+@cython.final
+@cython.no_gc
+cdef class Seen:
+    """The addresses of the lists and dicts of a chunk: one that comes twice is to arrive as one object, as pickle does it."""
+    cdef size_t *table
+    cdef size_t mask
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.table)
+
+    cdef bint again(self, object value, Py_ssize_t most) except -1:
+        """Whether it was there before, or there is no memory to know it. most: how many there can be."""
+        cdef size_t i, at = <size_t><PyObject *>value, room = 64
+        if Py_REFCNT(value) < 3:
+            return False  # the chunk's and the caller's: it is there once
+        if self.table == NULL:
+            while room < 2 * <size_t>most:
+                room *= 2
+            self.table = <size_t *>PyMem_RawCalloc(room, sizeof(size_t))
+            if self.table == NULL:
+                return True
+            self.mask = room - 1
+        i = (at >> 4) * 0x9E3779B1u
+        while self.table[i & self.mask]:
+            if self.table[i & self.mask] == at:
+                return True
+            i += 1
+        self.table[i & self.mask] = at
+        return False
+
+
 cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop, bint by_value) except -1:
     """Appends the items [start, stop) of a list or tuple as one chunk. Raises what pickling raises; the buffer is then as before."""
     cdef Py_ssize_t before = into.used, size, i
     cdef unsigned char *at
+    cdef Seen seen = None
     if start < stop and append_numbers(into, values, start, stop):
         return 0
     if stop - start > 0xffffffff:
@@ -494,6 +527,11 @@ cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t 
         value = item_of(values, i)
         size = simple_size(value)
         # Large values may be one and the same: pickle writes each object once.
+        if size >= 0 and stop - start > 1 and (PyList_CheckExact(value) or PyDict_CheckExact(value)):
+            if seen is None:
+                seen = Seen.__new__(Seen)
+            if seen.again(value, stop - start):
+                size = -1
         if size < 0 or size > LARGE:
             into.used = before
             return append_pickle(into, values[start:stop], by_value)

@@ -267,6 +267,8 @@ class Supervisor:
         for fd, _ in events:
             if fd == self._bell:
                 self._quiet_bell()
+            elif self._is_deaf(fd):
+                self._watch_again(fd)
             elif dead := self._unwatch(fd):  # burying one may have ended the others
                 self._bury(*dead)
         while self._closed:
@@ -434,7 +436,7 @@ class Supervisor:
         fd, kind = _pidfd(pid), OURS
         if fd < 0:
             fd, kind = sentinel, PIPE
-        elif (place := _place_for_pidfd(worker, self._owner_fd >= 0)) >= 0:
+        elif self._owner_fd >= 0 and (place := _other_pipe(worker)) >= 0:
             # Two descriptors a worker instead of three. It is closed with the process object.
             os.dup2(fd, place, inheritable=False)
             os.close(fd)
@@ -460,6 +462,24 @@ class Supervisor:
             popen.finalizer = popen.finalizer.rest
         return dead
 
+    def _is_deaf(self, fd):
+        """True if this number is no pidfd any more: the program has closed what it did not know, and may have opened another file."""
+        kind = self._watch.get(fd, (None, None, PIPE))[2]
+        return kind is not PIPE and not _is_pidfd(fd)
+
+    def _watch_again(self, fd):
+        with self._lock:
+            worker, pid, kind = self._watch.pop(fd)
+            self._poll.unregister(fd)
+            if kind is SHARED:
+                worker._popen.finalizer = worker._popen.finalizer.rest
+            fd = _pidfd(pid)
+            if fd >= 0:
+                self._watch[fd] = worker, pid, OURS
+                self._poll.register(fd, select.POLLIN)
+        if fd < 0:
+            self._bury(worker, pid, PIPE)  # gone, or there is no descriptor left to watch it by: then it is killed
+
     def closing(self, fd):
         """Somebody closes the process object of a dead worker, and with it the descriptor that tells of its death."""
         with signals.held():
@@ -475,6 +495,8 @@ class Supervisor:
         self._await_deaths(GRACE)
         for worker, _, _ in self._watch.values():
             _signal(worker.kill)
+        self._await_deaths(GRACE)
+        self._heed([(fd, 0) for fd in list(self._watch) if self._is_deaf(fd)])
         self._await_deaths(GRACE)
 
     def _await_deaths(self, seconds):
@@ -564,23 +586,15 @@ def _close_pipes(error):
                         os.close(names[name])
 
 
-def _place_for_pidfd(worker, owner_known):
-    """A descriptor of the process object's that a pidfd of the process may replace, or -1. owner_known: the worker has a pidfd of
-    this process."""
+def _other_pipe(worker):
+    """Which descriptor of the process object's is neither its sentinel nor read from here, or -1. By multiprocessing's own pipe it
+    tells the process of this one's end; a worker has a pidfd for that (worker.py)."""
     popen = getattr(worker, "_popen", None)
-    kind = type(popen)
-    if not issubclass(kind, popen_fork.Popen) or kind.wait is not popen_fork.Popen.wait:
+    finalizer = getattr(popen, "finalizer", None)
+    if not isinstance(popen, popen_fork.Popen) or getattr(finalizer, "_callback", None) is not util.close_fds:
         return -1
-    if kind.poll is popen_fork.Popen.poll:
-        # The exit code comes by waitpid, and nothing is ever read from the sentinel. Whoever else waits for it is told the truth,
-        # too, though a child of the process holds the pipe.
-        return worker.sentinel
-    if owner_known and kind.__module__ == "multiprocessing.popen_forkserver":
-        # The exit code is read from the sentinel. The other descriptor tells the process of this one's end: a pidfd does.
-        args = getattr(popen.finalizer, "_args", None)
-        if type(args) is tuple and len(args) == 2 and args[1] == worker.sentinel:
-            return args[0]
-    return -1
+    others = set(finalizer._args) - {popen.sentinel}
+    return others.pop() if len(finalizer._args) == 2 and len(others) == 1 else -1
 
 
 def _pidfd(pid):
@@ -588,6 +602,17 @@ def _pidfd(pid):
         return os.pidfd_open(pid)
     except (AttributeError, OSError, TypeError):
         return -1
+
+
+def _is_pidfd(fd):
+    """False if it certainly is none."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            return b"\nPid:" in file.read()
+    except FileNotFoundError:
+        return not os.path.exists("/proc/self/fdinfo")
+    except OSError:
+        return True
 
 
 def _signal(send):

@@ -494,27 +494,50 @@ def test_death_is_noticed_soon_whoever_lives_on(factory, gate, ringpool):
     wait_until(lambda: is_gone(int(child)), LIMIT)
 
 
-@pytest.mark.start_methods("fork", "spawn")
-def test_whoever_waits_for_the_process_itself_is_told_too(factory, gate, ringpool):
-    # Of the stdlib's own processes it is the pipe that tells, which a child of the worker holds.
-    pool = factory.Pool(1)
-    worker = pool._pool[0]
-    assert multiprocessing.connection.wait([worker.sentinel], 0) == []
-    try:
-        result = pool.apply_async(tasks.fork_child_and_die, (gate,))
-        gate.wait_for(1)
-        assert multiprocessing.connection.wait([worker.sentinel], LIMIT) == [worker.sentinel]
-        lost(ringpool, lambda: result.get(LIMIT))
-        worker.join(LIMIT)
-        assert worker.exitcode == -signal.SIGKILL
-    finally:
-        gate.open()
-    ((_, child),) = gate.arrivals()
-    wait_until(lambda: is_gone(int(child)), LIMIT)
-    # The descriptor is the object's now.
-    assert multiprocessing.connection.wait([worker.sentinel], 0) == [worker.sentinel]
-    check_alive(pool, 1)
-    worker.close()
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("reuse", [False, True], ids=["free", "another file's"])
+@pytest.mark.parametrize("which", ["sentinel", "all"])
+def test_descriptors_that_somebody_closes(script, which, reuse):
+    """The numbers of a worker's descriptors here, closed by the program; in one of its own, which is all there is to harm."""
+    program = script(CLOSES, "file", which, str(int(reuse)))
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "0 lost\ndone\n"
+    wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
+
+
+CLOSES = """
+import os
+import signal
+import sys
+import tasks
+from implementations import Implementation
+from procfs import is_gone, wait_until
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    pool.map(tasks.square, range(20), 1)
+    which, reuse = sys.argv[2], int(sys.argv[3])
+    workers = list(pool._pool)
+    for worker in workers:
+        for fd in [worker.sentinel] if which == "sentinel" else worker._popen.finalizer.rest._args:
+            os.close(fd)
+    files = [os.pipe() for _ in range(4)] if reuse else []
+    lost = 0
+    for worker in workers:
+        # Without a task: a file in the place of what tells of the death may be silent for ever.
+        if which == "sentinel":
+            os.kill(worker.pid, signal.SIGKILL)
+            wait_until(lambda: is_gone(worker.pid) and worker not in pool._pool)
+        lost += pool.map(tasks.square, range(50), 1) != [value * value for value in range(50)]
+    print(lost, "lost", flush=True)
+    pool.terminate()
+    pool.join()
+    print("done", flush=True)
+    os._exit(0)
+
+if __name__ == "__main__":
+    main()
+"""
 
 
 def test_process_object_that_somebody_closes(factory, gate, ringpool, monkeypatch):

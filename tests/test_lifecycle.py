@@ -1323,7 +1323,8 @@ def test_keyboard_interrupt_that_comes_twice(script, make_gate, pause):
     time.sleep(pause)
     program.signal_all(signal.SIGINT)
     code = program.wait(LIMIT)
-    if code == 0:
+    # An interpreter that is about to end has put the handler back: then the second one ends it without a word.
+    if code == 0 or (code == -signal.SIGINT and not program.err):
         lines = [line for line in program.out.splitlines() if line != "caught"]
         assert lines == ["ready", "interrupted", "[0, 1, 4, 9, 16]", "joined"]
     else:

@@ -199,6 +199,16 @@ def test_references_shared_within_an_argument(shared_pool):
         assert back[0] is back[1]
 
 
+@pytest.mark.parametrize("kind", [list, dict])
+def test_references_shared_within_a_chunk(shared_pool, kind):
+    first, second = kind(), kind()
+    assert shared_pool.map(tasks.grow, [first, first, second, first], chunksize=4) == [1, 2, 1, 3]
+    assert shared_pool.map(tasks.grow, (kind() for _ in range(200)), chunksize=200) == [1] * 200
+    assert shared_pool.map(tasks.grow, [kind() for _ in range(200)] * 2, chunksize=400) == [1] * 200 + [2] * 200
+    back = shared_pool.map(tasks.give_the_same, [kind] * 3, chunksize=3)
+    assert back[0] is back[1] is back[2]
+
+
 def test_recursive_structures(shared_pool):
     ring = []
     ring.append(ring)
