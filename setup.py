@@ -32,6 +32,8 @@ def extension(name, sources=()):
 setup(
     ext_modules=cythonize(
         [
+            extension("_buffers", CORE),
+            extension("_blocks", CORE),
             extension("_codec"),
             extension("_results"),
             extension("_signals"),

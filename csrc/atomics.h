@@ -7,6 +7,8 @@
  *   D  ring tail of tasks, parent's commit        -> worker's claim          (which slots may hold work)
  *   E  parked mask set / task tail, sequentially consistent on both sides    (no lost wake-up of a worker)
  *   F  armed word / result tail, sequentially consistent on both sides     (no lost wake-up of the parent)
+ *   G  word of an offer, parent                   -> worker's take           (which block, how much of it)
+ *   H  head of a block, worker's release          -> parent's look           (reads and writes of the block are over)
  * There is no stand-alone fence: ThreadSanitizer does not understand them.
  */
 #ifndef RP_ATOMICS_H

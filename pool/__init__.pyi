@@ -64,6 +64,7 @@ class Pool(_stdlib.Pool):
         retries: int = 0,
         max_memory_per_child: int | None = None,
         daemon: bool = True,
+        arena_limit: int | None = None,
         end_with_parent: bool = True,
     ) -> None: ...
     def apply(

@@ -1,5 +1,7 @@
 """Values to bytes and back: see _codec.pyx."""
 
+from pool._buffers cimport Sharer, Span
+
 cdef enum:
     TAG_NONE = 0
     TAG_FALSE = 1
@@ -18,11 +20,20 @@ cdef enum:
     TAG_INTS = 13
     TAG_FLOATS = 14
     TAG_RANGE = 15
+    TAG_PARTS = 16
 
 cdef class Buffer:
     cdef unsigned char *data
     cdef Py_ssize_t used, room
+    cdef list spans, loose
+    cdef Py_ssize_t spanned
+    cdef Sharer sharer
     cdef unsigned char *grow(self, Py_ssize_t more) except NULL
+    cdef Py_ssize_t total(self) noexcept
+    cdef int refer(self, Span span) except -1
+    cdef int gather(self, unsigned char *to) except -1
+    cdef int flatten(self) except -1
+    cdef int clear(self) noexcept
 
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept

@@ -17,11 +17,13 @@ from pool._dispatch import Dispatcher
 from pool.callbacks import CallbackRunner
 from pool.errors import fresh
 from pool.functions import FunctionEncoder
+from pool.memory_limit import default_arena_limit
 from pool.supervisor import Supervisor
 
 MAX_PROCESSES = 4096
 ARENA_BYTES = 1 << 38
 MIN_ARENA_BYTES = 1 << 26
+MIN_ARENA_LIMIT = 1 << 20
 
 # Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
 _HARMLESS = frozenset({list, tuple, range, str, bytes})
@@ -48,8 +50,10 @@ class Pool(multiprocessing.pool.Pool):
     task_timeout: seconds that one function call may take; then its worker is killed and the call fails with TaskTimeoutError. None:
     any time. retries: int, how often a task is run again whose worker was lost. Both hold for every call that does not say
     otherwise. max_memory_per_child: int, KiB of resident memory; a worker that holds more after a task is replaced. daemon: False
-    lets tasks have children of their own, and so pools. end_with_parent: bool; workers never outlive the process that made the pool by
-    more than a second, however that ends. False: a worker that is running a task (or chunk) then runs it to its end, and leaves.
+    lets tasks have children of their own, and so pools. arena_limit: int, bytes of shared memory for large arguments and results at
+    a time; tasks wait for it, and fail with OSError if waiting cannot help; None: half of the machine's memory, or of what its
+    cgroup may have. end_with_parent: bool; workers never outlive the process that made the pool by more than a second, however that
+    ends. False: a worker that is running a task (or chunk) then runs it to its end, and leaves.
 
     Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
     """
@@ -71,6 +75,7 @@ class Pool(multiprocessing.pool.Pool):
         retries=0,
         max_memory_per_child=None,
         daemon=True,
+        arena_limit=None,
         end_with_parent=True,
     ):
         # First of all, so that __del__ finds them if a check below raises.
@@ -86,6 +91,9 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("max_memory_per_child must be a positive int of KiB, or None")
         self._task_timeout_ns = _nanoseconds(task_timeout)
         self._retries = _retry_count(retries)
+        if arena_limit is not None and operator.index(arena_limit) < MIN_ARENA_LIMIT:
+            raise ValueError(f"arena_limit must be at least {MIN_ARENA_LIMIT} bytes, not {arena_limit!r}")
+        self._arena_limit = default_arena_limit() if arena_limit is None else min(operator.index(arena_limit), 1 << 62)
         self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
@@ -132,6 +140,7 @@ class Pool(multiprocessing.pool.Pool):
             start_collector=lambda: supervisor.start_collector(),
             cores=len(os.sched_getaffinity(0)),
             arena_bytes=_arena_bytes(),
+            arena_limit=self._arena_limit,
         )
         supervisor = Supervisor(
             core,
