@@ -29,8 +29,8 @@ from posix.unistd cimport getpid
 
 from pool._blocks cimport Blocks, Shares
 from pool._buffers cimport ResultBlock, Store
-from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, Buffer, append_value, append_values, decode,
-                          decode_values, simple_size, simple_write)
+from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, Buffer, append_pickle, append_value, append_values,
+                          decode, decode_values, simple_size, simple_write)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
@@ -123,6 +123,7 @@ cdef class Source(BaseSource):
     cdef Job job
     cdef object items       # iterator; if it is `sliced`, a tuple or range
     cdef bint sliced        # items are taken by their place
+    cdef bint rows          # they are an array, of which a chunk is a slice
     cdef Py_ssize_t at, total   # of these items: how many were taken, how many there are
     cdef uint64_t start, step   # of such a range, modulo 2**64
     cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
@@ -140,6 +141,11 @@ cdef class Source(BaseSource):
 
 
 cdef object END = object()
+
+
+cdef bint is_rows(object items) except -1:
+    """True for what has items by their place and slices, and is none of Python's own."""
+    return type(items) not in (tuple, range, list, str, bytes) and hasattr(type(items), "__array__")
 
 
 cdef bint sliceable(object items, bint star) except -1:
@@ -450,7 +456,10 @@ cdef class Dispatcher(Collector):
         task.data.sharer = shares
         try:
             if count:
-                append_values(task.data, value, start, start + count, True)
+                if type(value) is tuple or type(value) is list:
+                    append_values(task.data, value, start, start + count, True)
+                else:
+                    append_pickle(task.data, value[start:start + count], True)
             else:
                 append_value(task.data, value, True)
             if shares is not None:
@@ -621,7 +630,8 @@ cdef class Dispatcher(Collector):
             if iterator is not None and not iterator.may_submit():
                 source.parked = True
                 return 1
-            if source.chunk == 0 and source.sliced and source.again is None and self.feed_run(source, iterator):
+            if (source.chunk == 0 and source.sliced and not source.rows and source.again is None
+                    and self.feed_run(source, iterator)):
                 continue
             try:
                 fed = self.feed_single(source, mine) if source.chunk == 0 else self.feed_chunk(source, mine)
@@ -802,7 +812,7 @@ cdef class Dispatcher(Collector):
             source.stuck = task
         else:
             try:
-                source.shares.following = source.items[source.at] if source.at < len(source.items) else None
+                source.shares.following = source.items[source.at] if source.at < source.total and not source.rows else None
                 source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at, source.shares)
                 source.shares.following = None
                 source.bytes = size_of(source.stuck)
@@ -889,7 +899,8 @@ cdef class Dispatcher(Collector):
         source.cost_ns = -1.0
         source.adaptive = adaptive
         source.chunk = 0 if chunksize == 1 and not adaptive else chunksize
-        source.sliced = sliceable(items, star)
+        source.rows = is_rows(items)
+        source.sliced = source.rows or sliceable(items, star)
         if not source.sliced:
             source.items = iter(items)
         else:

@@ -310,6 +310,10 @@ class Pool(multiprocessing.pool.Pool):
         if kind is list:
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
+        elif self._adaptive and _is_rows(iterable):
+            if iterable.ndim == 1:
+                # Its items are copies; those of others are views of it, here as in the stdlib.
+                iterable = iterable.copy()
         elif kind not in _HARMLESS:
             if hasattr(iterable, "__len__"):
                 try:
@@ -352,6 +356,15 @@ class Pool(multiprocessing.pool.Pool):
         if chunksize == 1:
             return result
         return (item for chunk in result for item in chunk)
+
+
+def _is_rows(iterable):
+    """True for an array whose chunks can travel as slices: an exact numpy.ndarray that lies in the order of its rows. Nobody who has
+    not imported numpy has one."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(iterable) is not getattr(numpy, "ndarray", None):
+        return False
+    return iterable.ndim > 0 and iterable.flags.c_contiguous
 
 
 def _start_feeder(feed, args):

@@ -124,3 +124,11 @@ def row_shape(row):
 def close_descriptors(array):
     os.closerange(3, 4096)
     return float(array.sum())
+
+
+def count(*values):
+    return len(values)
+
+
+def spoilt(row):
+    return overwritten(row, 9)

@@ -501,3 +501,61 @@ def test_results_die_on_other_threads(factory):
         for thread in threads:
             thread.join(LIMIT)
         assert [back[7] for back in more] == list(range(200))
+
+
+# ---- arrays as the iterable
+
+
+ROWS = {
+    "rows": numpy.arange(6000.0).reshape(300, 20),
+    "long rows": numpy.arange(400_000.0).reshape(20, 20_000),
+    "planes": numpy.arange(6000).reshape(30, 10, 20),
+    "Fortran order": numpy.asfortranarray(numpy.arange(6000.0).reshape(300, 20)),
+    "transposed": numpy.arange(6000.0).reshape(20, 300).T,
+    "every other row": numpy.arange(6000.0).reshape(300, 20)[::2],
+    "numbers": numpy.arange(5000),
+    "reals": numpy.arange(5000) / 3,
+    "objects": numpy.array([None, "text", (1, 2), 5] * 50, dtype=object),
+    "structured": numpy.array([(b"a", 1.5), (b"b", 2.5)] * 100, dtype=STRUCTURE),
+    "no rows": numpy.empty((0, 5)),
+    "empty rows": numpy.empty((5, 0)),
+}
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+@pytest.mark.parametrize("array", ROWS.values(), ids=ROWS.keys())
+def test_an_array_is_mapped_item_by_item(shared_pool, array, chunksize):
+    for backs in (
+        shared_pool.map(large_tasks.echo, array, chunksize),
+        shared_pool.map_async(large_tasks.echo, array, chunksize).get(LIMIT),
+    ):
+        assert len(backs) == len(array)
+        for back, item in zip(backs, array, strict=True):
+            assert type(back) is type(item)
+            if isinstance(item, numpy.ndarray):
+                assert back.shape == item.shape and back.dtype == item.dtype and back.flags.writeable and (back == item).all()
+                assert back.flags.c_contiguous
+            else:
+                assert back == item
+    if array.ndim == 2:
+        assert shared_pool.starmap(large_tasks.count, array[:10, :3], chunksize) == [3] * len(array[:10, :3]) or not array.size
+
+
+def test_rows_are_private_to_their_tasks(factory):
+    with factory.Pool(2) as pool:
+        array = numpy.ones((200, 2000))
+        outcomes = pool.map(large_tasks.spoilt, array)
+        assert outcomes == [((1.0, 1.0), 9.0 * 2000)] * 200
+        assert array.sum() == 200 * 2000
+
+
+def test_array_without_dimensions_is_no_iterable(factory):
+    with factory.Pool(1) as pool, pytest.raises(TypeError, match="0-d array|unsized object"):
+        pool.map(large_tasks.echo, numpy.array(5.0))
+
+
+@pytest.mark.ringpool_only
+def test_nothing_imports_numpy_by_itself(factory):
+    with factory.Pool(1) as pool:
+        if factory.start_method != "fork":
+            assert pool.map(large_tasks.imported_numpy, [bytearray(500_000)] * 2, 1) == [False, False]
