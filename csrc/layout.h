@@ -81,6 +81,14 @@ struct rp_head {
 };
 #define RP_HEAD 64u /* what lies behind stays on lines of its own */
 
+/* A block with an object that every task of the pool may refer to begins with this; its encoding follows. */
+struct rp_share {
+    uint64_t number;        /* parent: used once, so workers know what they have already */
+    uint64_t len;           /* parent: of the encoding */
+    rp_u32 closed;          /* parent: 1: whoever has it is to drop it, nobody begins to use it */
+    _Alignas(64) rp_u32 user[RP_MAX_SEATS]; /* worker in that seat: 1 from before it looks at the encoding until nothing lies on it */
+};
+
 /* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
 struct rp_seat {
     _Alignas(RP_LINE) rp_u32 bell; /* doorbell of this worker; rung by the parent and by other workers */
@@ -134,6 +142,7 @@ struct rp_header {
 _Static_assert(sizeof(struct rp_slot) == RP_LINE, "a slot is one pair of lines");
 _Static_assert(sizeof(struct rp_record) == 16, "records keep 16-byte alignment");
 _Static_assert(offsetof(struct rp_seat, tail) == RP_LINE && sizeof(struct rp_seat) == 4 * RP_LINE, "one writer a line");
+_Static_assert(sizeof(struct rp_share) % RP_HEAD == 0, "the encoding lies on lines of its own");
 _Static_assert(offsetof(struct rp_header, tail) == RP_LINE, "geometry does not share a line with live words");
 
 struct rp_geometry {

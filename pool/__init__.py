@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from multiprocessing import TimeoutError
 
+from pool._blocks import SharedObject
 from pool._results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
 from pool.errors import MaybeEncodingError, PoolTerminatedError, RemoteTraceback, TaskTimeoutError, WorkerLostError
 from pool.process_pool import Pool
@@ -35,6 +36,7 @@ __all__ = [
     "Pool",
     "PoolTerminatedError",
     "RemoteTraceback",
+    "SharedObject",
     "TaskTimeoutError",
     "ThreadPool",
     "TimeoutError",

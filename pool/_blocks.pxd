@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from pool._buffers cimport ResultBlock, Sharer, Span, Store
+from pool._buffers cimport ResultBlock, Sharer, Span, Store, Token
 from pool._csrc cimport rp_arena, rp_block, rp_map
 
 cdef class Blocks:
@@ -11,6 +11,8 @@ cdef class Blocks:
     cdef const rp_map *map
     cdef list lent               # blocks of settled tasks whose worker still has objects on them
     cdef Py_ssize_t look_at      # the next of them to be looked at
+    cdef set open                # Shares: shared objects whose memory is not free
+    cdef list closing            # those of them that were released
     cdef dict granted            # per seat: blocks that it was offered or has taken
     cdef uint64_t number         # of the last offer
     cdef uint64_t quiet_bytes    # of memory that blocks may have while nothing goes on
@@ -27,14 +29,28 @@ cdef class Blocks:
     cdef int recall_all(self) noexcept
     cdef int bury(self, uint32_t seat) except -1
     cdef int watch(self) except -1
+    cdef int end(self) except -1
 
 cdef class Shared:
     cdef Store store
     cdef rp_block block
     cdef Span span
 
+cdef class Share:
+    cdef Blocks blocks
+    cdef Store store
+    cdef rp_block block
+    cdef bint unused(self) noexcept
+
+cdef class SharedObject:
+    cdef Token token
+    cdef object __weakref__
+
+cdef SharedObject share(Blocks blocks, object value)
+
 cdef class Shares(Sharer):
     cdef Blocks blocks
+    cdef bint tokens_only        # looks for shared objects, copies nothing
     cdef dict known              # (address, size): Shared, or FIRST
     cdef list used               # of the task that is being encoded
     cdef object following        # the item after it, if that is known

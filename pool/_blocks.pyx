@@ -10,14 +10,22 @@ runs no user code.
     shared block        as long as a task that refers to it is not through with it (Shared, by reference counts)
 """
 
+import os
+from pickle import PickleBuffer
+
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport getpid
 
-from pool._buffers cimport ResultBlock, Span, Store, exporter_of, result_block
+from pool._buffers import open_shared
+from pool._buffers cimport ResultBlock, Sharer, Span, Store, Token, exporter_of, result_block, token_of
+from pool._codec cimport Buffer, append_image
 from pool._csrc cimport *
 from pool._signals import call
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object) noexcept
 
 cdef enum:
     GRANTS_MOST = 8             # blocks that a seat may have at a time
@@ -54,6 +62,8 @@ cdef class Blocks:
         self.arena = &store.arena
         self.lent = []
         self.granted = {}
+        self.closing = []
+        self.open = set()
         self.alarm = alarm
 
     # ---- taking and giving
@@ -61,7 +71,7 @@ cdef class Blocks:
     cdef int reserve(self, uint64_t size, rp_block *block) noexcept:
         """A block, which may be without memory as yet (rp_arena_back). 0 or -errno."""
         cdef int err
-        if self.lent:
+        if self.lent or self.closing:
             self.look(LOOK_SOME)
         err = rp_arena_reserve(self.arena, size, block)
         if err:
@@ -92,9 +102,13 @@ cdef class Blocks:
         return 0
 
     cdef int look(self, Py_ssize_t most) noexcept:
-        """Takes back lent blocks that nothing lies on any more; looks at so many of them."""
+        """Takes back lent blocks that nothing lies on any more; looks at so many of them. And what was shared."""
         cdef Py_ssize_t i
         cdef Lent lent
+        for i in range(len(self.closing) - 1, -1, -1):
+            # Referred to by nothing but this list, `open` and this line: no task has it.
+            if Py_REFCNT(self.closing[i]) <= 3 and (<Share>self.closing[i]).unused():
+                self.open.discard(self.closing.pop(i))
         while most > 0 and self.lent:
             most -= 1
             if self.look_at >= len(self.lent):
@@ -207,6 +221,9 @@ cdef class Blocks:
             rp_arena_free(self.arena, &lent.block)
             self.lent[i] = self.lent[len(self.lent) - 1]
             self.lent.pop()
+        for share in self.open:
+            # What it had died with it.
+            note32(&(<rp_share *>(self.map.base + (<Share>share).block.off)).user[seat], 0)
         for grant in self.granted.pop(seat, ()):
             # How much of it has memory, only the worker knew.
             if rp_segment_drop(&self.store.segment, grant.block.off, rp_block_charge(&grant.block)) == 0:
@@ -215,6 +232,12 @@ cdef class Blocks:
         return 0
 
     # ---- giving back
+
+    cdef int end(self) except -1:
+        """No worker is left."""
+        self.open.clear()
+        self.closing.clear()
+        return 0
 
     cdef int watch(self) except -1:
         """Sees to it that memory which is not needed any more goes back."""
@@ -278,16 +301,30 @@ cdef class Shares(Sharer):
     use. Else he waits for the job, and what lies at the same place, which is held, is the same.
     """
 
-    def __cinit__(self, Blocks blocks, bint checked):
+    def __cinit__(self, Blocks blocks, bint checked, bint tokens_only=False):
         self.blocks = blocks
+        self.tokens_only = tokens_only
         self.checked = checked
         self.known = {}
         self.used = []
 
+    cdef uint64_t size_of(self, Span span) noexcept:
+        return (<Share>token_of(span).share).block.len
+
     cdef uint64_t offset_of(self, Span span) except? 0:
         cdef Shared shared
+        cdef Share open
+        cdef Token token = token_of(span)
         cdef unsigned char *base
         cdef int differs = 0
+        if token is not None:
+            open = <Share>token.share
+            if open is None or open.blocks is not self.blocks:
+                return 0
+            self.used.append(open)
+            return open.block.off
+        if self.tokens_only:
+            return 0
         if span.size < SHARED_LEAST:
             return 0
         key = (<uint64_t>span.data, span.size)
@@ -358,3 +395,118 @@ cdef class Shares(Sharer):
 
 
 cdef object FIRST = object()
+
+
+# ---- objects that any task may refer to
+
+@cython.final
+cdef class Share:
+    """The block of a shared object. Free when its handle is closed, no task refers to it and no worker has anything on it."""
+
+    cdef bint unused(self) noexcept:
+        """True if no worker has it. Asked when no task that refers to it is left: whoever has it has said so by then."""
+        cdef rp_share *at = <rp_share *>(<unsigned char *>self.store.segment.base + self.block.off)
+        cdef uint32_t seat
+        for seat in range(rp_used(self.blocks.map)):
+            if learn32(&at.user[seat]):
+                return False
+        return True
+
+    def __dealloc__(self):
+        cdef Store store = self.store
+        if store is not None and getpid() == store.owner:
+            store.give(&self.block, False, 0)
+
+
+@cython.final
+cdef class Fixing(Sharer):
+    """Makes the parts of an encoding read-only."""
+
+    cdef uint64_t offset_of(self, Span span) except? 0:
+        span.fixed = True
+        return 0
+
+
+@cython.final
+cdef class SharedObject:
+    """What share() gives: stands for an object in the arguments of the pool's tasks, which receive the object itself.
+
+    The object is sent once and loaded once in each worker that needs it; its large buffers are read-only there. close(), the end of a
+    `with` block or garbage collection releases it: tasks that use it afterwards fail.
+    """
+
+    @property
+    def closed(self):
+        """True once the object was released."""
+        return self.token.share is None
+
+    def __reduce_ex__(self, protocol):
+        if self.token.share is None:
+            raise ValueError("the shared object was released")
+        if protocol < 5:
+            raise RuntimeError("a shared object can only be sent with tasks of its own pool")
+        return open_shared, (PickleBuffer(self.token),)
+
+    def __enter__(self):
+        if self.token.share is None:
+            raise ValueError("the shared object was released")
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def close(self):
+        """Releases the object. Its memory goes back when no task and no worker uses it any more. May be called again."""
+        cdef Share share
+        cdef rp_share *at
+        if self.token is None or self.token.share is None:
+            return
+        share = <Share>self.token.share
+        self.token.share = None
+        if share.blocks.store.closed or getpid() != share.store.owner:
+            return
+        at = <rp_share *>(<unsigned char *>share.store.segment.base + share.block.off)
+        tell32(&at.closed, 1)
+        share.blocks.closing.append(share)
+        rp_wake_all(share.blocks.map)
+
+    def __del__(self):
+        self.close()
+
+
+cdef SharedObject share(Blocks blocks, object value):
+    """The handle of the object, which is encoded now. Raises what pickling raises, OSError if there is no memory."""
+    cdef Buffer data = Buffer()
+    cdef Share made = Share.__new__(Share)
+    cdef SharedObject handle
+    cdef rp_segment *segment = &blocks.store.segment
+    cdef rp_share *at
+    cdef rp_block block
+    cdef uint64_t size
+    cdef int err
+    data.sharer = Fixing.__new__(Fixing)
+    append_image(data, value)
+    size = data.total()
+    err = blocks.reserve(sizeof(rp_share) + size, &block)
+    if err:
+        raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
+    blocks.watch()
+    blocks.store.live += 1
+    made.store = blocks.store
+    made.blocks = blocks
+    made.block = block
+    with nogil:
+        err = rp_arena_back(segment, &made.block)
+    if err:
+        raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
+    at = <rp_share *>(<unsigned char *>segment.base + made.block.off)
+    memset(at, 0, sizeof(rp_share))
+    blocks.number += 1
+    at.number = blocks.number
+    at.len = size
+    data.gather(<unsigned char *>at + sizeof(rp_share))
+    handle = SharedObject.__new__(SharedObject)
+    handle.token = Token.__new__(Token)
+    handle.token.share = made
+    blocks.open.add(made)
+    return handle

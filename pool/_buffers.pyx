@@ -34,6 +34,7 @@ cdef extern from "Python.h":
 cdef enum:
     PAGE = 4096
     COPIED_OUT = 4096       # parts below are not worth a view
+    TOKEN_SPARE = 2         # of a part: it is a shared object's block
 
 
 @cython.final
@@ -92,11 +93,47 @@ cdef object exporter_of(Span span):
     return None
 
 
+# ---- objects that any task may refer to
+
+cdef char token_text[16]
+
+
+@cython.final
+cdef class Token:
+    """Stands in a pickle for a shared object: as a buffer, which our pickler hands to the dispatcher."""
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, token_text, sizeof(token_text), False, flags)
+
+
+cdef Token token_of(Span span):
+    """The token whose buffer this is; None if it is another's."""
+    exporter = exporter_of(span)
+    return <Token>exporter if type(exporter) is Token else None
+
+
+@cython.final
+cdef class Resolved:
+    """What a worker puts in a token's place."""
+    cdef object value
+
+
+def open_shared(found):
+    """In a worker, while a task's arguments are unpickled: the object that a handle stands for."""
+    if type(found) is not Resolved:
+        raise RuntimeError("a shared object can only be sent with tasks of its own pool")
+    return (<Resolved>found).value
+
+
 cdef class Sharer:
     """Knows of parts that have a block of their own."""
 
     cdef uint64_t offset_of(self, Span span) except? 0:
         """Where in the segment the part lies; 0: it is to travel with its value."""
+        return 0
+
+    cdef uint64_t size_of(self, Span span) noexcept:
+        """Of a token: how large the block of its object is."""
         return 0
 
 
@@ -156,7 +193,6 @@ cdef class Store:
 
 
 @cython.final
-@cython.no_gc
 cdef class Site:
     """A worker's view of the segment. The descriptor is its own, because private mappings are made from it; a task that
     closes all descriptors gets copies instead."""
@@ -169,10 +205,58 @@ cdef class Site:
             close(self.file.fd)
 
 
-cdef Site site_of(unsigned char *base, uint64_t low, uint64_t high, int fd):
+    cdef object open(self, const rp_part *part):
+        """The shared object in this block, loaded once in this worker. RuntimeError if it was released."""
+        cdef rp_share *share = <rp_share *>(self.base + part.off)
+        cdef ShareMap held
+        cdef void *at = NULL
+        cdef uint64_t size
+        if part.off % PAGE or part.len < sizeof(rp_share) or share.len > part.len - sizeof(rp_share):
+            raise damaged()
+        self.drop_closed()
+        if learn32(&share.closed):
+            raise RuntimeError("the shared object was released before the task began")
+        found = self.shares.get(share.number)
+        if found is not None:
+            return found
+        held = ShareMap.__new__(ShareMap)
+        held.site = self
+        held.pid = getpid()
+        held.seat = self.seat
+        store32(&share.user[self.seat], 1)
+        held.share = share
+        size = (part.len + PAGE - 1) & ~<uint64_t>(PAGE - 1)
+        if rp_lease_map(&at, &self.file, part.off, size, True) == 0:
+            held.lease.at = at
+            held.lease.len = size
+            held.data = <unsigned char *>at + sizeof(rp_share)
+        else:
+            held.data = self.base + part.off + sizeof(rp_share)
+        held.size = share.len
+        value = Resolved.__new__(Resolved)
+        (<Resolved>value).value = load_parts(held.data, held.size, held)
+        self.shares[share.number] = value
+        self.blocks[share.number] = held
+        return value
+
+    cdef int drop_closed(self) except -1:
+        """Lets go what the parent has released."""
+        if not self.shares:
+            return 0
+        for number in list(self.shares):
+            if learn32(&(<ShareMap>self.blocks[number]).share.closed):
+                del self.shares[number]
+                del self.blocks[number]
+        return 0
+
+
+cdef Site site_of(unsigned char *base, uint64_t low, uint64_t high, int fd, uint32_t seat):
     cdef Site site = Site.__new__(Site)
     cdef int own = fcntl(fd, F_DUPFD_CLOEXEC, 64)
     site.base = base
+    site.seat = seat
+    site.shares = {}
+    site.blocks = {}
     site.low = low
     site.high = high
     if own < 0 or rp_file_open(&site.file, own):
@@ -252,6 +336,8 @@ cdef class TaskBlock(Holder):
         cdef void *at = NULL
         cdef size_t size = (part.len + PAGE - 1) & ~<size_t>(PAGE - 1)
         cdef bint fixed = part.spare != 0
+        if part.spare == TOKEN_SPARE:
+            return self.site.open(part)
         if part.off % PAGE or part.off + size > self.site.high:
             raise damaged()
         if rp_lease_map(&at, &self.site.file, part.off, size, fixed):
@@ -291,6 +377,19 @@ cdef class PrivateMap(Holder):
         if self.leased:
             rp_lease_forget(&self.lease)
         rp_lease_unmap(self.lease.at, self.lease.len)
+
+
+@cython.final
+cdef class ShareMap(Holder):
+    """A read-only mapping of a shared object's block, in a worker. At a fork the child keeps it: who has read-only memory writes nothing."""
+
+    def __dealloc__(self):
+        if self.share == NULL:
+            return
+        if getpid() == self.pid:
+            tell32(&self.share.user[self.seat], 0)
+        if self.lease.at != NULL:
+            rp_lease_unmap(self.lease.at, self.lease.len)
 
 
 @cython.final
@@ -346,7 +445,8 @@ cdef object load_parts(const unsigned char *at, Py_ssize_t size, Holder holder):
                 raise damaged()
             buffers.append(holder.shared(&part))
         elif holder is not None and part.len >= COPIED_OUT and not copied:
-            holder.hold()
+            if type(holder) is not ShareMap:
+                holder.hold()
             buffers.append(view_of(holder, <unsigned char *>at + part.off, part.len, part.how == RP_PART_FIXED))
         elif part.how == RP_PART_FIXED:
             buffers.append(PyBytes_FromStringAndSize(<char *>at + part.off, part.len))

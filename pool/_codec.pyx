@@ -44,7 +44,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from pool._buffers cimport Sharer, Span, load_parts, span_of, unlocked
+from pool._buffers cimport Sharer, Span, load_parts, span_of, token_of, unlocked
 from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_part, rp_parts_head
 
 cdef extern from "Python.h":
@@ -91,6 +91,7 @@ cdef enum:
     DEPTH = 4
     LARGE = 1024
     REFERRED = 32768    # memory of an object that is worth not being copied twice
+    TOKEN_SPARE = 2     # of a part: it is a shared object's block
     PART = 8192         # a buffer that is worth staying out of the stream
 
 # With the protocols below 5, which the stdlib's pools use as long as they are the default, a read-only array arrives writable.
@@ -181,7 +182,7 @@ cdef class Buffer:
         cdef Span span = span_of(None, buffer)
         if span is None:
             return True  # not contiguous: pickle has an error for it
-        if span.size < PART:
+        if span.size < PART and token_of(span) is None:
             return True
         if self.loose is None:
             self.loose = []
@@ -441,7 +442,7 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     buffer.clear()
     try:
         pickler.dump(value)
-        append_stream(into, buffer)
+        append_stream(into, buffer, False)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if not by_value:
             raise
@@ -458,18 +459,32 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     return 0
 
 
-cdef int append_stream(Buffer into, Buffer stream) except -1:
-    """Appends what a pickler wrote, and the buffers that it left out of it."""
+cdef int append_image(Buffer into, object value) except -1:
+    """As append_value, always as TAG_PARTS."""
+    pair = free_pickler()
+    pickler, buffer = pair
+    (<Buffer>buffer).clear()
+    try:
+        pickler.dump(value)
+        append_stream(into, <Buffer>buffer, True)
+    finally:
+        pickler.clear_memo()
+        (<Buffer>buffer).clear()
+    return 0
+
+
+cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
+    """Appends what a pickler wrote, and the buffers that it left out of it. whole: as TAG_PARTS, also without any."""
     cdef Span span
     cdef Py_ssize_t done = 0, begin = 0, start = 0, n = 0, at, i
     cdef rp_parts_head head
     cdef rp_part part
     cdef unsigned char *table
-    if stream.loose is None:
+    if stream.loose is None and not whole:
         into.grow(1)[0] = TAG_PICKLE
         into.used += 1
     else:
-        n = len(stream.loose)
+        n = 0 if stream.loose is None else len(stream.loose)
         begin = into.used
         start = into.total()
         memset(&head, 0, sizeof(head))
@@ -495,14 +510,19 @@ cdef int append_stream(Buffer into, Buffer stream) except -1:
         span = stream.loose[i]
         memset(&part, 0, sizeof(part))
         part.len = span.size
-        part.how = RP_PART_FIXED if span.fixed else RP_PART_HERE
         at = 0
         if into.sharer is not None:
             at = into.sharer.offset_of(span)
+        part.how = RP_PART_FIXED if span.fixed else RP_PART_HERE
         if at:
             part.off = at
             part.spare = span.fixed
             part.how = RP_PART_SHARED
+            if token_of(span) is not None:
+                part.spare = TOKEN_SPARE
+                part.len = into.sharer.size_of(span)
+        elif token_of(span) is not None:
+            raise ValueError("a shared object can only be sent with tasks of its own pool")
         else:
             at = RP_PART_ALIGN - 1 - (into.total() - start + RP_PART_ALIGN - 1) % RP_PART_ALIGN
             memset(into.grow(at), 0, at)

@@ -6,6 +6,10 @@ cdef extern from "layout.h" nogil:
     ctypedef uint32_t rp_u32
     ctypedef uint64_t rp_u64
     enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED, RP_AHEAD, RP_HEADED, RP_HEAD
+    struct rp_share:
+        uint64_t number, len
+        rp_u32 closed
+        rp_u32 *user
     struct rp_head:
         rp_u32 released
         uint32_t keep

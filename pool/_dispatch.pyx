@@ -27,7 +27,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
-from pool._blocks cimport Blocks, Shares
+from pool._blocks cimport Blocks, Shares, share
 from pool._buffers cimport ResultBlock, Store
 from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, Buffer, append_pickle, append_value, append_values,
                           decode, decode_values, simple_size, simple_write)
@@ -182,6 +182,7 @@ cdef class Dispatcher(Collector):
     cdef rp_producer producer
     cdef Store memory               # has the segment and the arena; results may keep it for longer
     cdef Blocks blocks
+    cdef Shares plain               # of calls with one task
     cdef rp_arena *arena
     cdef uint64_t task_bytes        # in blocks of tasks that are not settled
     cdef rp_reader *readers
@@ -329,6 +330,7 @@ cdef class Dispatcher(Collector):
             self.functions.clear()
             self.pending.clear()
             self.backlog = False
+            self.blocks.end()
             self.memory.close()
             self.segment.base = NULL
             self.segment.fd = -1
@@ -935,7 +937,11 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef Shares shares_of(self, Job job):
-        if job.shares is None and isinstance(job, IMapIterator):
+        if not isinstance(job, IMapIterator):
+            if self.plain is None:
+                self.plain = Shares.__new__(Shares, self.blocks, True, True)
+            return self.plain
+        if job.shares is None:
             job.shares = Shares.__new__(Shares, self.blocks, True)
         return <Shares>job.shares
 
@@ -1639,6 +1645,17 @@ cdef class Dispatcher(Collector):
         if self.released or self.foreign:
             return 0
         return load32(&self.map.h.late) + sum(load32(&self.map.seats[i].late) for i in range(rp_used(&self.map)))
+
+    def share(self, value):
+        """A SharedObject. Raises what pickling raises, OSError if there is no memory."""
+        self.check()
+        if self.released or self.closing or self.ended is not None:
+            raise ValueError("Pool not running")
+        self.copying += 1
+        try:
+            return share(self.blocks, value)
+        finally:
+            self.copying -= 1
 
     def tend(self):
         """Gives memory back that is not used for the time being. Seconds to the next call, or None."""

@@ -68,7 +68,7 @@ cdef class Worker:
         rp_consumer_init(&self.consumer, &self.map, seat)
         rp_writer_init(&self.writer, &self.map, seat)
         rp_spin_init(&self.spin)
-        self.site = site_of(self.map.base, self.map.arena_off, self.map.arena_off + self.map.arena_bytes, fd)
+        self.site = site_of(self.map.base, self.map.arena_off, self.map.arena_off + self.map.arena_bytes, fd, seat)
         self.seat = seat
         self.scratch = Buffer()
         self.functions = {}
@@ -128,6 +128,7 @@ cdef class Worker:
                 with nogil:
                     rp_worker_wait(&self.consumer, &self.writer, &self.spin)
                 self.ignore_interrupt()
+                self.site.drop_closed()
                 begin = rp_now_ns()
                 since = 0
                 continue

@@ -262,6 +262,16 @@ class Pool(multiprocessing.pool.Pool):
         """As istarmap, in the order of completion."""
         return self._imap(func, iterable, True, True, chunksize, buffersize, task_timeout, retries)
 
+    def share(self, obj):
+        """A handle of the object, to be sent with any number of this pool's tasks: they receive the object itself.
+
+        It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers are
+        read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The handle's
+        close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no memory.
+        """
+        self._check_running()
+        return self._core.share(obj)
+
     def close(self):
         """No more tasks are taken; the workers leave when all that were taken are done."""
         util.debug("closing pool")
