@@ -14,6 +14,7 @@ and cells that exceed their limit are, of whichever pool, and make the exit code
 """
 
 import argparse
+import compileall
 import importlib.metadata
 import os
 import shutil
@@ -134,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         streamed=args.streamed,
     )
     host = report.machine()
+    # As every installed package is: else each spawned worker would compile this one, where PYTHONDONTWRITEBYTECODE is set.
+    compileall.compile_dir(os.path.dirname(os.path.dirname(bench.__file__)), quiet=2)
     with tempfile.TemporaryDirectory(prefix="ringpool-bench-") as folder:
         run = harness.Run(settings, args.only, args.peers, args.rounds, compiled_pingpong(folder), args.limit)
         run.measure()

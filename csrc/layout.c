@@ -45,6 +45,7 @@ void rp_layout_write(void *base, const struct rp_geometry *g)
     h->ring_bytes = g->ring_bytes;
     h->chairs = g->chairs;
     h->doorbell = g->doorbell;
+    h->cores = g->cores;
     h->slots_off = o.slots;
     h->seats_off = o.seats;
     h->rings_off = o.rings;
@@ -59,7 +60,7 @@ int rp_layout_open(struct rp_map *m, void *base, size_t size)
     struct offsets o;
     if (size < sizeof *h || h->magic != RP_MAGIC || h->version != RP_VERSION)
         return -EINVAL;
-    struct rp_geometry g = {h->nslots, h->nseats, h->ring_bytes, h->chairs, h->doorbell, h->arena_bytes};
+    struct rp_geometry g = {h->nslots, h->nseats, h->ring_bytes, h->chairs, h->doorbell, h->arena_bytes, h->cores};
     if (!place(&g, &o) || o.end != size || o.slots != h->slots_off || o.seats != h->seats_off || o.rings != h->rings_off ||
         o.arena != h->arena_off)
         return -EINVAL;
@@ -74,6 +75,7 @@ int rp_layout_open(struct rp_map *m, void *base, size_t size)
     m->ring_bytes = g.ring_bytes;
     m->nseats = g.nseats;
     m->chairs = g.chairs;
+    m->cores = g.cores;
     m->doorbell = (enum rp_doorbell_kind)g.doorbell;
     m->arena_off = o.arena;
     m->arena_bytes = g.arena_bytes;

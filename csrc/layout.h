@@ -86,7 +86,7 @@ struct rp_share {
     uint64_t number;        /* parent: used once, so workers know what they have already */
     uint64_t len;           /* parent: of the encoding */
     rp_u32 closed;          /* parent: 1: whoever has it is to drop it, nobody begins to use it */
-    _Alignas(64) rp_u32 user[RP_MAX_SEATS]; /* worker in that seat: 1 from before it looks at the encoding until nothing lies on it */
+    _Alignas(64) rp_u32 user[RP_MAX_SEATS]; /* worker in that seat: 1 from before it looks until nothing lies on it */
 };
 
 /* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
@@ -97,6 +97,7 @@ struct rp_seat {
     rp_u32 late;                   /* worker: wake-ups by time-out that found work (each one is a bug) */
     rp_u32 orders;                 /* parent: enum rp_orders */
     rp_u64 held;                   /* worker: bytes of memory that it leaves for, because they are too many; else 0 */
+    rp_u32 name;                   /* parent, before it starts the worker: a digest of the process's name; 0: nobody is to come */
     _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
     rp_u32 calls;                  /* worker: calls begun in the task or chunk that it runs, if that is RP_COUNTED; else 0 */
     _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */
@@ -124,6 +125,7 @@ struct rp_header {
     uint64_t slots_off, seats_off, rings_off, arena_off, arena_bytes;
     uint32_t chairs; /* workers that may spin at once; 0 on one core */
     uint32_t doorbell; /* enum rp_doorbell_kind */
+    uint32_t cores;  /* that the pool may use: while so many workers get on with short tasks, no other is woken; 0: not known */
 
     _Alignas(RP_LINE) rp_u64 tail; /* parent: one past the last committed position */
     _Alignas(RP_LINE) rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
@@ -136,6 +138,8 @@ struct rp_header {
     rp_u32 wake_bytes;             /* parent: if none is eager, unread bytes in a ring below which a busy worker need not ring */
     rp_u32 late;                   /* parent: wake-ups by time-out that found work */
     _Alignas(RP_LINE) rp_u32 chair[RP_SPIN_CHAIRS];        /* workers: seat + 1 of who spins here; parent clears the dead */
+    rp_u32 wakes;                  /* anybody: how many workers were woken, roughly; a hint whose turn it is */
+    rp_u32 lookout;                /* workers: seat + 1 of who looks now and then whether the others get on; parent clears the dead */
     _Alignas(RP_LINE) rp_u64 parked_mask[RP_MASK_WORDS];   /* a bit a seat: set by its worker, cleared by who wakes it */
 };
 
@@ -148,6 +152,7 @@ _Static_assert(offsetof(struct rp_header, tail) == RP_LINE, "geometry does not s
 struct rp_geometry {
     uint32_t nslots, nseats, ring_bytes, chairs, doorbell;
     uint64_t arena_bytes;
+    uint32_t cores;
 };
 
 /* What both sides work with after mapping: pointers and limits taken once from a checked header. The header itself is writable by
@@ -165,6 +170,7 @@ struct rp_map {
     uint32_t nseats;
     uint32_t used; /* parent: its own copy of the header's, which it believes; workers: 0 */
     uint32_t chairs;
+    uint32_t cores;
     enum rp_doorbell_kind doorbell;
 };
 

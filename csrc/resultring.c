@@ -53,12 +53,14 @@ void rp_reader_init(struct rp_reader *r, const struct rp_map *m, uint32_t seat)
 void rp_reader_reset(struct rp_reader *r)
 {
     rp_store_relaxed(&r->head, 0);
+    rp_store_relaxed(&r->given_up, 0);
     r->tail = 0;
     rp_store_relaxed(&r->seat->tail, 0);
     rp_store_relaxed(&r->seat->head, 0);
     rp_store_relaxed(&r->seat->want_room, 0);
     rp_store_relaxed(&r->seat->calls, 0);
     rp_store_relaxed(&r->seat->held, 0);
+    rp_store_relaxed(&r->seat->name, 0);
     rp_store_relaxed(&r->seat->orders, RP_STAND_BY);
     rp_store_relaxed(&r->seat->answered, 0);
     for (uint32_t i = 0; i < RP_OFFERS; i++)

@@ -91,6 +91,7 @@ struct rp_reader {
     struct rp_seat *seat;
     const unsigned char *ring;
     rp_u64 head; /* private, atomic because other threads of the parent wait on it */
+    rp_u32 given_up; /* private: damaged, so nothing in it counts as unread: who waits for it would look for ever */
     uint64_t tail; /* as last read by rp_reader_peek: looking at every record would fight with the worker for the line */
 };
 
@@ -108,8 +109,10 @@ void rp_reader_reset(struct rp_reader *r);
 
 static inline bool rp_reader_unread(const struct rp_reader *r)
 {
-    return rp_load_acquire(&r->seat->tail) != rp_load_relaxed(&r->head); /* B */
+    return rp_load_acquire(&r->seat->tail) != rp_load_relaxed(&r->head) && !rp_load_relaxed(&r->given_up); /* B */
 }
+/* After damage, until the seat is reset. */
+static inline void rp_reader_give_up(struct rp_reader *r) { rp_store_relaxed(&r->given_up, 1); }
 
 /* 1: *v is the next record. 0: nothing to read. -EBADMSG: the ring is damaged, nothing in it may be believed any more. */
 int rp_reader_peek(struct rp_reader *r, struct rp_view *v);

@@ -1,9 +1,12 @@
+#define _GNU_SOURCE
 #include "taskring.h"
 
 #include "pages.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 
 int rp_producer_init(struct rp_producer *p, const struct rp_map *m)
 {
@@ -26,7 +29,7 @@ void rp_producer_kick(struct rp_producer *p)
     p->shown = p->tail;
     rp_store_seq(&h->tail, p->tail); /* D, E */
     RP_FAULT(RP_AT_COMMITTED);
-    if (!rp_anyone_parked(p->m))
+    if (!rp_anyone_parked(p->m) || rp_enough_awake(p->m))
         return;
     uint64_t take = rp_load_seq(&h->take);
     uint64_t ready = p->tail - take;
@@ -48,7 +51,8 @@ void rp_producer_rouse(struct rp_producer *p)
         return;
     for (uint64_t i = 0; i <= p->m->slot_mask; i++)
         if (p->owner[i] && rp_state_phase(rp_load_acquire(&p->m->slots[i].state)) == RP_READY) {
-            while (rp_wake_one(p->m))
+            /* Each at most once: those who find nothing park again, and would be woken for ever. */
+            for (uint32_t n = rp_used(p->m); n > 0 && rp_wake_one(p->m); n--)
                 continue;
             return;
         }
@@ -132,6 +136,7 @@ uint32_t rp_producer_bury(struct rp_producer *p, uint32_t seat, uint64_t *lost, 
     }
     for (uint32_t i = 0; i < p->m->chairs; i++)
         rp_cas_u32(&h->chair[i], seat + 1, 0);
+    rp_cas_u32(&h->lookout, seat + 1, 0);
     rp_and_seq(&h->parked_mask[seat / 64], ~(UINT64_C(1) << (seat % 64)));
     if (back)
         rp_add_seq(&h->rescan, 1);
@@ -191,7 +196,7 @@ static struct rp_slot *sweep(struct rp_consumer *c, uint64_t tail, uint64_t *pos
 
 static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
 {
-    uint64_t k = (tail - take) / (2 * (uint64_t)rp_used(c->m));
+    uint64_t k = (tail - take) / (2 * (uint64_t)rp_awake(c->m) + 1);
     if (k > c->stretch)
         k = c->stretch;
     if (k < 1)
@@ -204,11 +209,12 @@ static bool take_stretch(struct rp_consumer *c, uint64_t take, uint64_t tail)
     return true;
 }
 
-/* The task just claimed may not be the only one: wake the next worker, unless one spins and sees it by itself. */
+/* The task just claimed may not be the only one: wake the next worker, unless one spins and sees it by itself, or tasks are short
+ * and enough workers awake. Who runs long tasks always wakes: for each of them a wake-up costs next to nothing. */
 static struct rp_slot *pass_on(struct rp_consumer *c, struct rp_slot *s)
 {
     struct rp_header *h = c->m->h;
-    if (rp_anyone_parked(c->m)) {
+    if (rp_anyone_parked(c->m) && !(rp_short_tasks(c) && rp_enough_awake(c->m))) {
         uint64_t tail = rp_load_acquire(&h->tail), take = rp_load_relaxed(&h->take);
         uint64_t left = (c->stop - c->next) + (take < tail ? tail - take : 0);
         if (left > rp_spinners(c->m))
@@ -240,8 +246,31 @@ struct rp_slot *rp_consumer_claim(struct rp_consumer *c, uint64_t *pos)
     }
 }
 
+void rp_consumer_look_at_clock(struct rp_consumer *c)
+{
+    struct timespec t;
+    struct rusage u;
+    if (!rp_crowded(c->m) || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) || getrusage(RUSAGE_THREAD, &u))
+        return;
+    c->cpu_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    c->blocked = u.ru_nvcsw;
+}
+
+/* False: the thread stood in the scheduler's queue for most of the time. Taken for long tasks, that would have more workers woken,
+ * and the queue grow. */
+static bool truly_long(struct rp_consumer *c, int64_t ns)
+{
+    int64_t cpu_ns = c->cpu_ns, blocked = c->blocked;
+    if (!rp_crowded(c->m))
+        return true;
+    rp_consumer_look_at_clock(c);
+    return c->blocked != blocked || c->cpu_ns - cpu_ns > ns / 2;
+}
+
 void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task)
 {
     int64_t n = ns_per_task > 0 ? RP_STRETCH_NS / ns_per_task : RP_STRETCH_MAX;
+    if (n <= 1 && !truly_long(c, ns_per_task))
+        n = 2;
     c->stretch = n < 1 ? 1 : n > RP_STRETCH_MAX ? RP_STRETCH_MAX : (uint32_t)n;
 }

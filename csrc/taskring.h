@@ -77,7 +77,7 @@ static inline void rp_producer_nudge(struct rp_producer *p)
     if (p->tail - p->shown < RP_BATCH)
         return;
     rp_producer_show(p);
-    if (p->tail - rp_load_relaxed(&p->m->h->take) < RP_PASSING)
+    if (p->tail - rp_load_relaxed(&p->m->h->take) < RP_PASSING || rp_load_relaxed(&p->m->h->lookout))
         return;
     for (uint32_t i = 0, n = rp_mask_words(p->m); i < n; i++)
         if (rp_load_relaxed(&p->m->h->parked_mask[i])) {
@@ -122,6 +122,8 @@ struct rp_consumer {
     uint64_t next, stop; /* the stretch */
     uint64_t swept;    /* every position below is known not to be READY */
     uint64_t seen;     /* tail at the last sweep */
+    int64_t cpu_ns;    /* of this thread, and how often it had blocked, when rp_consumer_look_at_clock was called last */
+    int64_t blocked;
 };
 #define RP_STRETCH_MAX 16u
 
@@ -155,6 +157,11 @@ static inline bool rp_consumer_in_stretch(const struct rp_consumer *c) { return 
 
 /* Tells how long a task took on average, so that a stretch holds about RP_STRETCH_NS of work. */
 #define RP_STRETCH_NS 20000
+/* True if tasks take so little time that a wake-up for each would cost more. */
+static inline bool rp_short_tasks(const struct rp_consumer *c) { return c->stretch > 1; }
 void rp_consumer_pace(struct rp_consumer *c, int64_t ns_per_task);
+/* After a wait, if there are more workers than cores: tasks may seem long because others have the cores. */
+void rp_consumer_look_at_clock(struct rp_consumer *c);
+static inline bool rp_crowded(const struct rp_map *m) { return m->cores && rp_used(m) > m->cores; }
 
 #endif

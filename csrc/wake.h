@@ -26,6 +26,25 @@ static inline uint32_t rp_spinners(const struct rp_map *m)
     return n;
 }
 
+/* Used seats whose worker is not parked, as far as the mask tells: also those that nobody sits in. */
+static inline uint32_t rp_awake(const struct rp_map *m)
+{
+    uint32_t n = rp_used(m), parked = 0;
+    for (uint32_t i = 0, words = rp_mask_words(m); i < words; i++)
+        parked += (uint32_t)__builtin_popcountll(rp_load_relaxed(&m->h->parked_mask[i]));
+    return parked < n ? n - parked : 0;
+}
+
+/* Workers with short tasks that keep the machine busy: the parent that feeds them needs a core too. */
+static inline uint32_t rp_few(const struct rp_map *m) { return m->cores > 1 ? m->cores - 1 : 1; }
+
+/* True if nobody needs to be woken although there is work: a few workers are awake, and beside them a lookout, who wakes more when
+ * these do not get on. Sequentially consistent: who leaves the lookout looks for work afterwards (E). */
+static inline bool rp_enough_awake(const struct rp_map *m)
+{
+    return rp_load_seq(&m->h->lookout) && rp_awake(m) > rp_few(m);
+}
+
 /* Wakes one parked worker, if there is one. A waker that dies between clearing the bit and ringing leaves a sleeper without a
  * bit; rp_wake_all after every death mends that. */
 bool rp_wake_one(const struct rp_map *m);

@@ -1,5 +1,6 @@
 """ringpool: multiprocessing.Pool on shared-memory rings."""
 
+import importlib
 import sys
 
 if not sys.platform.startswith("linux"):
@@ -14,31 +15,37 @@ except ModuleNotFoundError as error:
         "ringpool's extension modules are not built for this Python; build them with `pip install .` in the project's folder"
     ) from error
 
-from multiprocessing import TimeoutError
-
-from pool._blocks import SharedObject
-from pool._results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
-from pool.errors import MaybeEncodingError, PoolTerminatedError, RemoteTraceback, TaskTimeoutError, WorkerLostError
-from pool.process_pool import Pool
-from pool.thread_pool import ThreadPool
-
-ApplyResult = AsyncResult
-
 __version__ = "0.1.0"
 
-__all__ = [
-    "ApplyResult",
-    "AsyncResult",
-    "IMapIterator",
-    "IMapUnorderedIterator",
-    "MapResult",
-    "MaybeEncodingError",
-    "Pool",
-    "PoolTerminatedError",
-    "RemoteTraceback",
-    "SharedObject",
-    "TaskTimeoutError",
-    "ThreadPool",
-    "TimeoutError",
-    "WorkerLostError",
-]
+# Where each public name is. Nothing of it is imported before somebody asks: a worker that was spawned imports this package too, and
+# needs none of it.
+_HOMES = {
+    "ApplyResult": ("pool._results", "AsyncResult"),
+    "AsyncResult": ("pool._results", "AsyncResult"),
+    "IMapIterator": ("pool._results", "IMapIterator"),
+    "IMapUnorderedIterator": ("pool._results", "IMapUnorderedIterator"),
+    "MapResult": ("pool._results", "MapResult"),
+    "MaybeEncodingError": ("multiprocessing.pool", "MaybeEncodingError"),
+    "Pool": ("pool.process_pool", "Pool"),
+    "PoolTerminatedError": ("pool.errors", "PoolTerminatedError"),
+    "RemoteTraceback": ("multiprocessing.pool", "RemoteTraceback"),
+    "SharedObject": ("pool._blocks", "SharedObject"),
+    "TaskTimeoutError": ("pool.errors", "TaskTimeoutError"),
+    "ThreadPool": ("pool.thread_pool", "ThreadPool"),
+    "TimeoutError": ("multiprocessing", "TimeoutError"),
+    "WorkerLostError": ("pool.errors", "WorkerLostError"),
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

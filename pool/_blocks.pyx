@@ -431,8 +431,8 @@ cdef class Fixing(Sharer):
 cdef class SharedObject:
     """What share() gives: stands for an object in the arguments of the pool's tasks, which receive the object itself.
 
-    The object is sent once and loaded once in each worker that needs it; its large buffers are read-only there. close(), the end of a
-    `with` block or garbage collection releases it: tasks that use it afterwards fail.
+    The object is sent once and loaded once in each worker that needs it; its large buffers are read-only there. close(), the end of
+    a `with` block or garbage collection releases it: tasks that use it afterwards fail.
     """
 
     @property

@@ -381,7 +381,7 @@ cdef class PrivateMap(Holder):
 
 @cython.final
 cdef class ShareMap(Holder):
-    """A read-only mapping of a shared object's block, in a worker. At a fork the child keeps it: who has read-only memory writes nothing."""
+    """A read-only mapping of a shared object's block, in a worker."""
 
     def __dealloc__(self):
         if self.share == NULL:

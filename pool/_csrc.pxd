@@ -14,7 +14,7 @@ cdef extern from "layout.h" nogil:
         rp_u32 released
         uint32_t keep
         uint64_t room
-    enum: RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
+    enum: RP_SEAT_FREE, RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
     enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
     enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
     struct rp_slot:
@@ -24,7 +24,8 @@ cdef extern from "layout.h" nogil:
         unsigned char *data
     struct rp_seat:
         rp_u32 bell, phase, late, orders, calls
-        rp_u64 held
+        rp_u64 held, tail
+        rp_u32 name
     struct rp_header:
         rp_u32 stop, late
         uint64_t arena_bytes
@@ -32,6 +33,7 @@ cdef extern from "layout.h" nogil:
     struct rp_geometry:
         uint32_t nslots, nseats, ring_bytes, chairs, doorbell
         uint64_t arena_bytes
+        uint32_t cores
     struct rp_map:
         unsigned char *base
         rp_header *h
@@ -133,6 +135,7 @@ cdef extern from "resultring.h" nogil:
     void rp_reader_init(rp_reader *, const rp_map *, uint32_t)
     void rp_reader_reset(rp_reader *)
     bint rp_reader_unread(const rp_reader *)
+    void rp_reader_give_up(rp_reader *)
     int rp_reader_peek(rp_reader *, rp_view *)
     void rp_reader_consume(rp_reader *, const rp_view *)
     void rp_reader_room(rp_reader *)
@@ -248,5 +251,6 @@ cdef enum:
     RESULT_ERROR = 3     # a value: (text of the traceback, pickle of the exception)
     RESULT_PIECE = 4     # 8 bytes total, 8 bytes offset, a piece; the whole is a kind (1 byte) and its payload
     RESULT_BOOT = 5      # as RESULT_ERROR: the initializer failed; belongs to no task
-    RESULT_WANT = 6      # 8 bytes: the worker wants a block of so much room for the result that it is about to send
-    RESULT_BLOCK = 7     # 8 bytes each: offset of the encoding in the segment, its size, nanoseconds, kind of the record in its place
+    RESULT_MAIN = 6      # as RESULT_BOOT: the main module failed when the worker imported it
+    RESULT_WANT = 7      # 8 bytes: the worker wants a block of so much room for the result that it is about to send
+    RESULT_BLOCK = 8     # 8 bytes each: offset of the encoding in the segment, its size, nanoseconds, kind of record

@@ -192,7 +192,7 @@ cdef class Dispatcher(Collector):
     cdef rp_u32 nap_bell            # the collector thread's own doorbell
     cdef dict pieces                # per seat: bytes of a long result that has not arrived whole
     cdef dict filled                # per seat: how many of them have arrived
-    cdef dict boot_errors           # per seat: the initializer's failure
+    cdef dict boot_errors           # per seat: why its worker cannot start, and whether the main module is to blame
     cdef set broken                 # seats whose ring is damaged: the worker has to go
     cdef Job nobody                 # stands in the table for jobs that were aborted
     cdef set doomed                 # seats whose worker is killed for the task that it runs
@@ -227,6 +227,7 @@ cdef class Dispatcher(Collector):
         self.segment.fd = -1
         g.nslots, g.nseats, g.ring_bytes = slots, seats, ring_bytes
         g.chairs = min(cores - 1, <uint32_t>RP_SPIN_CHAIRS) if cores > 0 else 0
+        g.cores = cores
         g.doorbell = RP_DOORBELL_POLL if "poll" in fallbacks else rp_doorbell_probe()
         while True:
             g.arena_bytes = arena_bytes
@@ -996,7 +997,7 @@ cdef class Dispatcher(Collector):
         cdef int n = 0, got, k
         cdef rp_view view
         for seat in range(rp_used(&self.map)):
-            if not rp_reader_unread(&self.readers[seat]) or (self.broken and seat in self.broken):
+            if not rp_reader_unread(&self.readers[seat]):
                 continue
             got = 1
             self.settling = seat
@@ -1015,6 +1016,7 @@ cdef class Dispatcher(Collector):
             self.settling = -1
             if got < 0:
                 self.broken.add(seat)
+                rp_reader_give_up(&self.readers[seat])
                 n += 1
             rp_reader_room(&self.readers[seat])
         return n
@@ -1073,8 +1075,8 @@ cdef class Dispatcher(Collector):
         cdef uint64_t words[1]
         cdef bint booting
         try:
+            booting = not self.seat_started(seat)
             if kind == RESULT_PIECE:
-                booting = not self.seat_started(seat)
                 if not booting and not rp_producer_expects(&self.producer, view.pos, seat):
                     return False
                 whole = self.assemble(seat, at, size)
@@ -1086,9 +1088,12 @@ cdef class Dispatcher(Collector):
                 size = PyBytes_GET_SIZE(whole) - 1
                 if booting and kind != RESULT_BOOT:
                     return False
-            if kind == RESULT_BOOT:
-                self.boot_errors[seat] = failure_from(at, size)
-                return True
+            if kind == RESULT_BOOT or kind == RESULT_MAIN:
+                if booting:
+                    self.boot_errors[seat] = failure_from(at, size), kind == RESULT_MAIN
+                    return True
+                # A main module may have caught its error: then the worker started after all, maybe before this was read.
+                return kind == RESULT_MAIN
             if kind == RESULT_WANT:
                 if size != 8:
                     return False
@@ -1125,6 +1130,8 @@ cdef class Dispatcher(Collector):
             else:
                 return False
         except MemoryError as error:
+            if not rp_producer_expects(&self.producer, view.pos, seat):
+                return True  # of no task, but from a worker that cannot start
             outcome = failure_of(error)
         except BaseException:
             return False
@@ -1428,8 +1435,11 @@ cdef class Dispatcher(Collector):
 
     # ---- seats
 
-    def open_seat(self, uint32_t seat):
-        """Makes the seat ready for a new worker, which stands by until it is sent for. OSError if there is no memory."""
+    def open_seat(self, uint32_t seat, uint32_t name):
+        """Makes the seat ready for a new worker, which stands by until it is sent for. OSError if there is no memory.
+
+        name: digest of the process's name, by which it finds its seat when it cannot come so far as to be told.
+        """
         cdef uint64_t off
         cdef int err
         self.check()
@@ -1443,6 +1453,8 @@ cdef class Dispatcher(Collector):
         if err:
             raise OSError(-err, f"no shared memory for a worker: {os.strerror(-err)}")
         rp_reader_init(&self.readers[seat], &self.map, seat)
+        self.boot_errors.pop(seat, None)
+        store32(&self.map.seats[seat].name, name)
         if seat >= self.map.used:
             rp_use_seats(&self.map, seat + 1)
         fault(RP_AT_SEAT_OPENED)
@@ -1478,9 +1490,10 @@ cdef class Dispatcher(Collector):
         return self.broken | self.doomed
 
     def boot_error(self, uint32_t seat):
-        """The exception of the initializer that failed in this seat, or None."""
-        failure = self.boot_errors.pop(seat, None)
-        return None if failure is None else (<Failure>failure).exception()
+        """Why the worker in this seat could not start: the exception, or None if it did not tell, and whether it is the main
+        module's, which the worker was importing; else it is the initializer's."""
+        failure, in_main = self.boot_errors.pop(seat, (None, False))
+        return None if failure is None else (<Failure>failure).exception(), in_main
 
     def bury(self, uint32_t seat, describe):
         """The worker in this seat is dead: takes its last results, fails the tasks that it was running or has them run once more,

@@ -94,6 +94,15 @@ cdef class Worker:
         self.send(RESULT_BOOT, <const unsigned char *>PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error), 0)
         rp_writer_announce_now(&self.writer, True)
 
+    def main_failed(self, bytes error):
+        """Tells the parent that the main module failed when it was imported here. False: that is too long. Never waits: nothing
+        ends this process yet when the owner is gone."""
+        if <uint64_t>PyBytes_GET_SIZE(error) > rp_writer_limit(&self.writer):
+            return False
+        self.send(RESULT_MAIN, <const unsigned char *>PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error), 0)
+        rp_writer_announce_now(&self.writer, True)
+        return True
+
     def stand_by(self):
         """Tells the parent that this worker is ready, and waits until it is to serve. False: it is to leave instead."""
         cdef rp_seat *seat = &self.map.seats[self.seat]
@@ -519,6 +528,31 @@ cdef class Worker:
                 fault(RP_AT_BETWEEN_PIECES)
         return 0
 
+
+
+def seat_for(int fd, uint32_t name):
+    """The seat that waits for the process whose name has this digest, in the segment with that descriptor; None if there is not
+    exactly one, or if something was said from there already. OSError or ValueError if it is no segment."""
+    cdef rp_segment segment
+    cdef rp_map map
+    cdef rp_seat *seat
+    cdef uint32_t i
+    cdef int err = rp_segment_attach(&segment, fd)
+    if err:
+        raise OSError(-err, f"cannot map the pool's segment: {os.strerror(-err)}")
+    try:
+        if rp_layout_open(&map, segment.base, segment.size):
+            raise ValueError("not a segment of this version of ringpool")
+        found = None
+        for i in range(rp_used(&map)):
+            seat = &map.seats[i]
+            if load32(&seat.name) == name:
+                if found is not None or load32(&seat.phase) != RP_SEAT_FREE or load64(&seat.tail) != 0:
+                    return None
+                found = i
+        return found
+    finally:
+        rp_segment_close(&segment)
 
 
 cdef object call_item(object function, object value):

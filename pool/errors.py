@@ -1,15 +1,10 @@
-"""Errors that the pool itself raises, and how a task's error travels."""
+"""Errors that the pool itself raises. Imported by the parent; what a worker says of a task's error is in reports.py."""
 
 import copy
 import multiprocessing
-import pickle
 import signal
-import traceback
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
-from multiprocessing.reduction import ForkingPickler
-
-from pool._codec import encode
 
 __all__ = ["MaybeEncodingError", "PoolTerminatedError", "RemoteTraceback", "TaskTimeoutError", "WorkerLostError"]
 
@@ -101,69 +96,3 @@ def task_timeout(pid, function, index, seconds):
         f"{function}, task {index}, ran for longer than its limit of {seconds:g} s; its worker process {pid} was killed",
         seconds, pid, function, index,
     )
-
-
-class _Unprintable:
-    """Stands for an object whose repr() fails."""
-
-    def __init__(self, kind):
-        self.kind = kind
-
-    def __repr__(self):
-        return f"<unprintable {self.kind} object>"
-
-
-def _maybe_encoding_error(reason, value):
-    return MaybeEncodingError(_printable(reason), _printable(value))
-
-
-def _printable(value):
-    # Exactly str: a subclass may not be picklable itself.
-    try:
-        if type(repr(value)) is str:
-            return value
-    except BaseException:
-        pass
-    return _Unprintable(type(value).__name__)
-
-
-def _traceback_text(error):
-    try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except BaseException:
-        text = f"{type(error).__name__}: <its traceback cannot be printed>\n"
-    return f'\n"""\n{text}"""'
-
-
-def encode_error(error, result=None):
-    """The bytes in which a worker reports an error: the traceback as text, and the pickled exception.
-
-    error: the exception. result: (value,) if the task went well and `error` is why its value could not be sent.
-    Never raises: what cannot be pickled is replaced by a MaybeEncodingError.
-    """
-    try:
-        return _encode_error(error, result)
-    except Exception:
-        stand_in = MaybeEncodingError(_Unprintable(type(error).__name__), _Unprintable("an error's report"))
-        return encode((None, bytes(ForkingPickler.dumps(stand_in))))
-
-
-def _encode_error(error, result):
-    if result is not None:
-        return encode((None, bytes(ForkingPickler.dumps(_maybe_encoding_error(error, result[0])))))
-    _add_hint(error)
-    text = _traceback_text(error)
-    try:
-        pickled = bytes(ForkingPickler.dumps(error, pickle.HIGHEST_PROTOCOL))
-    except BaseException as reason:
-        text, pickled = None, bytes(ForkingPickler.dumps(_maybe_encoding_error(reason, error)))
-    return encode((text, pickled))
-
-
-def _add_hint(error):
-    try:
-        lacking = isinstance(error, AttributeError) and "__main__" in str(error)
-    except Exception:
-        return  # its __str__ is the user's
-    if lacking:
-        error.add_note("Was it defined after the pool was started? Workers know what existed when they started.")

@@ -57,12 +57,20 @@ class FunctionEncoder:
         return self._known is not None and target.__qualname__ in self._known
 
 
-_at_start = {}
+_at_start = None
+
+
+def forget_main():
+    """In a worker, first of all: what the worker remembers that has forked it is not what this one began with."""
+    global _at_start
+    _at_start = None
 
 
 def remember_main():
-    """In a worker, before its initializer: what `__main__` holds. What has another value later, the worker has set itself."""
-    _at_start.update(_main_names())
+    """In a worker, before it runs code of the user's: what `__main__` holds. What has another value later, the worker has set itself.
+    """
+    global _at_start
+    _at_start = dict(_main_names())
 
 
 def _main_names():
@@ -78,6 +86,8 @@ def _main_names():
 
 def load_function(blob):
     """In a worker: the callable in a blob. Raises what unpickling raises."""
+    if _at_start is None:
+        remember_main()
     size, fingerprint = _HEAD.unpack_from(blob)
     reference, value = blob[_HEAD.size : _HEAD.size + size], blob[_HEAD.size + size :]
     if not len(reference):

@@ -45,8 +45,7 @@ def _kills(text):
 def _counters(membership="/proc/self/cgroup", root=ROOT):
     """Files in which the kills of this process's cgroup may be counted. A container may see its own cgroup as the root."""
     try:
-        with open(membership) as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
+        lines = [line.split(":", 2) for line in read_small(membership).decode("ascii", "replace").splitlines()]
     except OSError:
         return []
     found = []

@@ -12,13 +12,8 @@ import weakref
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 
+# Little is imported here, and the rest by the first pool: a spawned worker imports the user's main module, which imports this one.
 from pool import _signals as signals
-from pool._dispatch import Dispatcher
-from pool.callbacks import CallbackRunner
-from pool.errors import fresh
-from pool.functions import FunctionEncoder
-from pool.memory_limit import default_arena_limit
-from pool.supervisor import Supervisor
 
 MAX_PROCESSES = 4096
 ARENA_BYTES = 1 << 38
@@ -28,12 +23,15 @@ MIN_ARENA_LIMIT = 1 << 20
 # Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
 _HARMLESS = frozenset({list, tuple, range, str, bytes})
 
-_supervisors = weakref.WeakSet()
+# Weak references. No WeakSet: its methods are Python, and each that a forked worker has to go through costs page faults.
+_supervisors = set()
 
 
 def _after_fork_in_child():
-    for supervisor in list(_supervisors):
-        supervisor.forget()
+    for reference in list(_supervisors):
+        supervisor = reference()
+        if supervisor is not None:
+            supervisor.forget()
     _supervisors.clear()
 
 
@@ -93,7 +91,7 @@ class Pool(multiprocessing.pool.Pool):
         self._retries = _retry_count(retries)
         if arena_limit is not None and operator.index(arena_limit) < MIN_ARENA_LIMIT:
             raise ValueError(f"arena_limit must be at least {MIN_ARENA_LIMIT} bytes, not {arena_limit!r}")
-        self._arena_limit = default_arena_limit() if arena_limit is None else min(operator.index(arena_limit), 1 << 62)
+        self._arena_limit = arena_limit if arena_limit is None else min(operator.index(arena_limit), 1 << 62)
         self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
@@ -103,6 +101,8 @@ class Pool(multiprocessing.pool.Pool):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
+
+        from pool.callbacks import CallbackRunner
 
         self._callbacks = callbacks = CallbackRunner()
         factory = type(self).Process
@@ -114,20 +114,29 @@ class Pool(multiprocessing.pool.Pool):
                 self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
                 callbacks.attach(self._core)
                 self._pool = supervisor.workers
-                _supervisors.add(supervisor)
+                _supervisors.add(weakref.ref(supervisor, _supervisors.discard))
                 supervisor.start()
                 self._supervisor = supervisor
                 self._terminate = util.Finalize(self, _end, args=(supervisor, self._terminate_limit), exitpriority=15)
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C while all was being made: it is whole, and nobody will ever have it.
             if self._terminate is not None:
                 self._terminate()
                 self._supervisor.wait(self._terminate_limit)
+            # After this pool's own segment is gone: it must not be taken for that of the pool whose worker this may be.
+            from pool import bootstrap
+
+            bootstrap.tell(error)
             raise
         self._state = RUN
 
     def _equip(self, start):
         """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
+        from pool._dispatch import Dispatcher
+        from pool.functions import FunctionEncoder
+        from pool.memory_limit import default_arena_limit
+        from pool.supervisor import Supervisor
+
         supervisor = None
         self._seats = _seat_count(self._processes)
         method = _start_method(self._ctx)
@@ -140,7 +149,7 @@ class Pool(multiprocessing.pool.Pool):
             start_collector=lambda: supervisor.start_collector(),
             cores=len(os.sched_getaffinity(0)),
             arena_bytes=_arena_bytes(),
-            arena_limit=self._arena_limit,
+            arena_limit=default_arena_limit() if self._arena_limit is None else self._arena_limit,
         )
         supervisor = Supervisor(
             core,
@@ -170,6 +179,8 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("Pool not running")
         failure = self._supervisor.failure
         if failure is not None:
+            from pool.errors import fresh
+
             raise fresh(failure)
 
     @property
@@ -265,9 +276,10 @@ class Pool(multiprocessing.pool.Pool):
     def share(self, obj):
         """A handle of the object, to be sent with any number of this pool's tasks: they receive the object itself.
 
-        It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers are
-        read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The handle's
-        close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no memory.
+        It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers
+        are read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The
+        handle's close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no
+        memory.
         """
         self._check_running()
         return self._core.share(obj)
@@ -369,8 +381,8 @@ class Pool(multiprocessing.pool.Pool):
 
 
 def _is_rows(iterable):
-    """True for an array whose chunks can travel as slices: an exact numpy.ndarray that lies in the order of its rows. Nobody who has
-    not imported numpy has one."""
+    """True for an array whose chunks can travel as slices: an exact numpy.ndarray that lies in the order of its rows. Nobody who
+    has not imported numpy has one."""
     numpy = sys.modules.get("numpy")
     if numpy is None or type(iterable) is not getattr(numpy, "ndarray", None):
         return False

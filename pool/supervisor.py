@@ -17,6 +17,7 @@ import traceback
 from multiprocessing import popen_fork, process, resource_tracker, util
 
 from pool import _signals as signals
+from pool import bootstrap
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
 from pool.oom import OomWatch
 from pool.worker import Handle, work
@@ -130,7 +131,8 @@ class Supervisor:
                     self.workers.append(worker)
                     self._watch_worker(worker)
                 self._core.send_for(self._seat_of[worker])
-                self.ring()  # the thread may be blocked on the old set of descriptors
+                if self._thread is not None:
+                    self.ring()  # it may be blocked on the old set of descriptors
 
     def resize(self, processes):
         """From now on so many workers. Those that are too many leave after their tasks. OSError if the system refuses more."""
@@ -292,12 +294,12 @@ class Supervisor:
             if held:
                 self._tell_of_memory(pid, held)
             return
-        cause = self._core.boot_error(seat)
+        cause, in_main = self._core.boot_error(seat)
         self._failed_starts += 1
         if self._terminating or self.failure is not None:
             return
         if cause is not None:
-            self._break(f"the initializer raised {type(cause).__name__}", pid, exitcode, cause)
+            self._break(_blame(cause, in_main), pid, exitcode, cause)
         elif self._failed_starts > max(3, self.processes):
             what = f"{self._failed_starts} workers in a row died before they were ready; the last one, process {pid}:"
             self._break(f"{what} {describe_exit(exitcode)}{self._hint(exitcode)}", pid, exitcode, None)
@@ -387,18 +389,21 @@ class Supervisor:
         seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
         if seat >= self._seats:
             raise _NoSeat(errno.EAGAIN, "every seat is taken until workers that were sent away have left")
-        self._core.open_seat(seat)
         handle = Handle(self._core.fd, self._owner_fd)
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
+        self._core.open_seat(seat, bootstrap.digest(worker.name))
         worker.daemon = self._daemon
         if self._method != "fork":
             _check_descriptors()
         _starting.supervisor = self
         self._begun.add(worker)
         try:
-            with _importable_main():
+            if self._method == "fork":
                 worker.start()
+            else:
+                with _importable_main():
+                    worker.start()
         except Exception as error:
             self._begun.discard(worker)
             _close_pipes(error)
@@ -514,6 +519,13 @@ def _importable_main():
         yield
     finally:
         main.__file__ = name
+
+
+def _blame(cause, in_main):
+    """What it says of a pool that is broken because its workers cannot start."""
+    if in_main:
+        return f"the main module raised {type(cause).__name__} when a worker imported it"
+    return f"the initializer raised {type(cause).__name__}"
 
 
 def _check_descriptors():

@@ -1,16 +1,16 @@
 """What a worker process does: sits down at its place, runs the initializer, serves tasks, leaves.
 
-Runs in the worker, started by a multiprocessing context.
+Runs in the worker, started by a multiprocessing context. Imports as little as it can: a spawned worker waits for all of it.
 """
 
+import _signal  # what `signal` adds makes enums of everything, and each function that a forked worker touches costs page faults
 import multiprocessing
 import os
-import signal
 from multiprocessing import context, reduction
 
 from pool._worker import Worker
-from pool.errors import encode_error
-from pool.functions import call_any, load_function, remember_main
+from pool.functions import call_any, forget_main, load_function, remember_main
+from pool.reports import encode_error
 
 
 class Handle:
@@ -47,8 +47,9 @@ def work(handle, seat, mask, initializer, initargs, maxtasks, most_bytes, outliv
         worker.watch(_owner(handle), os.getppid(), outlive)
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
-        remember_main()
+        forget_main()
         if initializer is not None:
+            remember_main()
             try:
                 initializer(*initargs)
             except BaseException as error:
@@ -73,11 +74,12 @@ def _owner(handle):
 def _forget_handlers(mask):
     """Python handlers that came along over fork are the parent's: they would swallow the signal that ends this process. And a
     Ctrl-C that came while this process started was meant for the parent."""
-    for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-        if callable(signal.getsignal(number)) and signal.getsignal(number) is not default:
-            signal.signal(number, default)
+    for number, default in ((_signal.SIGTERM, _signal.SIG_DFL), (_signal.SIGINT, _signal.default_int_handler)):
+        handler = _signal.getsignal(number)
+        if callable(handler) and handler is not default:
+            _signal.signal(number, default)
     if mask is not None:
-        if signal.SIGINT not in mask:
-            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one that is pending
-            signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if _signal.SIGINT not in mask:
+            handler = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # drops one that is pending
+            _signal.signal(_signal.SIGINT, handler)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)

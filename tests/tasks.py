@@ -172,6 +172,11 @@ def hold_for_bytes(gate, size):
     return bytes(size)
 
 
+def hold_chosen(gate_and_choice):
+    gate, chosen = gate_and_choice
+    return hold(gate, True) if chosen else False
+
+
 def all_ready(pool, gate, count):
     """Return when each of the `count` workers has done a task; opens the gate."""
     results = [pool.apply_async(hold, (gate,)) for _ in range(count)]

@@ -4,6 +4,7 @@ import multiprocessing.connection
 import os
 import random
 import signal
+import struct
 import threading
 import time
 
@@ -214,6 +215,14 @@ def test_other_jobs_are_not_touched(factory, make_gate, ringpool):
     other_gate.open()
     assert other.get(LIMIT) == "other"
     check_alive(pool)
+
+
+def test_nonsense_that_the_only_caller_waits_for(factory, gate, ringpool):
+    # Nobody else is there to look, and what lies in a damaged ring must not keep the caller looking.
+    pool = factory.Pool(1)
+    result = pool.apply_async(tasks.scribble, (gate, as_words(*failed_initializer())))
+    lost(ringpool, lambda: result.get(LIMIT))
+    check_alive(pool, 1)
 
 
 def test_all_workers_at_once(factory, gate, ringpool):
@@ -564,7 +573,23 @@ def test_results_that_were_published_outlive_their_worker(factory, gate, ringpoo
     check_alive(pool, 1)
 
 
+def failed_initializer():
+    """The record of a worker that could not start, and which only such a worker may write."""
+    from pool.reports import encode_error
+
+    payload = encode_error(ValueError("no initializer's"))
+    padding = -len(payload) % 16
+    size = 16 + len(payload) + padding
+    kind = 5  # RESULT_BOOT in pool/_csrc.pxd
+    return struct.pack("<IHHQ", size, kind, padding, 0) + payload + bytes(padding), size
+
+
+def as_words(record, published):
+    return *struct.unpack(f"<{len(record) // 8}Q", record), published
+
+
 NONSENSE = {
+    "a failed start of a worker that serves": lambda: as_words(*failed_initializer()),
     "a position in the far future": (1 << 63,),
     "a position that is not aligned": (7,),
     "a record longer than what is there": (0xFFFF_FFF0, 0, 64),
@@ -578,7 +603,7 @@ NONSENSE = {
 def test_worker_that_writes_nonsense_into_its_ring(factory, make_gate, ringpool, words):
     pool = factory.Pool(2)
     spoilt, other_gate = make_gate(), make_gate()
-    result = pool.apply_async(tasks.scribble, (spoilt, words))
+    result = pool.apply_async(tasks.scribble, (spoilt, words() if callable(words) else words))
     spoilt.wait_for(1)
     other = pool.apply_async(tasks.hold, (other_gate, "other"))
     other_gate.wait_for(1)

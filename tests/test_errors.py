@@ -515,11 +515,111 @@ def test_program_without_a_guard_is_told(script):
     program = script(UNGUARDED)
     assert program.wait(LIMIT) == 1
     assert program.out == ""
+    check_blame(program.err)
+    # Each of the two workers says it once; the program twice, as the cause of its own and with the worker's traceback.
+    assert program.err.count("start a new process before") <= 2 + 2
+    wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
+
+
+def check_blame(text):
+    """The program's own traceback, the last one, has the child's error as its cause."""
+    *_, cause, effect = text.split("The above exception was the direct cause of the following exception:")
+    assert "RuntimeError: \n        An attempt has been made to start a new process before the" in cause
+    assert "if __name__ == '__main__':" in cause
+    last = effect.splitlines()[-1]
+    assert last == "pool.errors.WorkerLostError: the pool is broken: the main module raised RuntimeError when a worker imported it"
+
+
+CAUSE_OF_AN_UNGUARDED = """
+import sys
+import tasks
+from implementations import Implementation
+
+def even(depth, next):
+    if depth:
+        return next(depth - 1, even)
+    return Implementation.named(sys.argv[1]).Pool(1)
+
+def odd(depth, next):
+    return next(depth - 1, odd)
+
+# Two functions by turns: a traceback of more bytes than one record holds.
+pool = even(int(sys.argv[2]), odd)
+for _ in range(2):
+    try:
+        pool.map(tasks.square, range(3))
+    except Exception as error:
+        print(type(error).__name__, type(error.__cause__).__name__, "bootstrapping phase" in str(error.__cause__), flush=True)
+pool.close()
+pool.join()
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("spawn", "forkserver")
+@pytest.mark.parametrize("depth", [0, 800], ids=["short traceback", "long traceback"])
+def test_error_of_a_program_without_a_guard_is_the_cause(script, depth):
+    program = script(CAUSE_OF_AN_UNGUARDED, "file", str(depth))
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "WorkerLostError RuntimeError True\n" * 2
+    # One worker, told of by the first: it is not tried again.
+    assert program.err.count("start a new process before") == 1
+    wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
+
+
+CAUGHT = """
+import sys
+import tasks
+from implementations import Implementation
+
+for _ in range(3):
+    try:
+        pool = Implementation.named(sys.argv[1]).Pool(2)
+        break
+    except RuntimeError:
+        pass
+else:
+    pool = None
+
+if __name__ == "__main__":
+    print(pool.map(tasks.square, range(50), 1) == [value**2 for value in range(50)], flush=True)
+    print(len(pool._pool), pool._supervisor._failed_starts, flush=True)
+    pool.close()
+    pool.join()
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("spawn", "forkserver")
+def test_main_module_that_catches_the_error_does_no_harm(script):
+    program = script(CAUGHT)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "True\n2 0\n"
+    assert program.err == ""
+    wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
+
+
+FAILS_IN_WORKERS = """
+import sys
+import tasks
+from implementations import Implementation
+
+if __name__ != "__main__":
+    raise ValueError("not to be imported")
+pool = Implementation.named(sys.argv[1]).Pool(2)
+pool.map(tasks.square, range(3))
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("spawn", "forkserver")
+def test_main_module_that_fails_before_the_pool_is_told_by_its_exit(script):
+    program = script(FAILS_IN_WORKERS)
+    assert program.wait(LIMIT) == 1
+    assert "not to be imported" in program.err
     last = program.err.splitlines()[-1]
     assert last.startswith("pool.errors.WorkerLostError: the pool is broken")
-    assert "`if __name__ == '__main__':` missing" in last
-    # As often as an initializer that fails: each worker says it once.
-    assert program.err.count("start a new process before") <= 3 + 2
+    assert "why is on its standard error" in last and "`if __name__ == '__main__':` missing" in last
     wait_until(lambda: not program.survivors(), LIMIT, "nothing is left")
 
 

@@ -48,11 +48,11 @@ def child_does(function):
 
 @pytest.fixture(params=["memfd", "unlinked file"])
 def pool(request, factory, monkeypatch):
-    from pool import process_pool
+    from pool import _dispatch
 
     if request.param == "unlinked file":
-        limited = functools.partial(process_pool.Dispatcher, fallbacks={"unlinked"})
-        monkeypatch.setattr(process_pool, "Dispatcher", limited)
+        limited = functools.partial(_dispatch.Dispatcher, fallbacks={"unlinked"})
+        monkeypatch.setattr(_dispatch, "Dispatcher", limited)
     made = factory.Pool(2)
     assert made.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
     made.kind = request.param

@@ -383,3 +383,37 @@ def test_worker_that_another_thread_starts_at_the_very_end(factory, background, 
     pool.terminate()
     pool.join()
     assert len(started) == 1 and is_gone(started[0].pid)
+
+
+# More workers than cores
+
+
+@pytest.mark.parametrize("held", [3, 8])
+def test_blocked_workers_hold_nothing_up_after_short_tasks(factory, make_gate, held):
+    pool = factory.Pool(8)
+    for _ in range(3):
+        assert pool.map(tasks.square, range(5000), 1) == [value**2 for value in range(5000)]
+    gate = make_gate()
+    waiting = [pool.apply_async(tasks.hold, (gate,)) for _ in range(held)]
+    # All at once, although the workers have just seen that few of them suffice.
+    assert len(set(gate.wait_for(held))) == held
+    if held < 8:
+        assert pool.map(tasks.square, range(5000), 1) == [value**2 for value in range(5000)]
+    gate.open()
+    for result in waiting:
+        result.get(LIMIT)
+
+
+def test_tasks_of_a_map_that_block_in_the_middle_of_short_ones(factory, gate):
+    pool = factory.Pool(6)
+    pool.map(tasks.square, range(5000), 1)
+    result = pool.map_async(tasks.hold_chosen, [(gate, value % 1000 == 500) for value in range(5000)], 1)
+    assert len(set(gate.wait_for(5))) == 5
+    gate.open()
+    assert sum(result.get(LIMIT)) == 5
+
+
+def test_each_worker_has_its_turn(factory):
+    pool = factory.Pool(12)
+    seen = set()
+    wait_until(lambda: seen.update(pool.map(tasks.getpid, range(24), 1)) or len(seen) == 12, LIMIT)

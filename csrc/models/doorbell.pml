@@ -2,7 +2,8 @@
  * csrc/doorbell.h.
  *
  * Modelled: `take` and the stretches, the sweep with `swept` and `rescan`, chairs and spinners, bell, parked_mask, wake_one and who
- * calls it (the parent after a batch, a worker that claimed and sees more), wake_all after a death and at the stop; death of a worker
+ * calls it (the parent after a batch, a worker that claimed and sees more), the lookout, beside whom nobody need be woken (who is
+ * how busy is left out: he may sit down whenever the place is free), wake_all after a death and at the stop; death of a worker
  * between any two steps, also of one that has cleared a bit and not rung yet, burial, one retry, the next worker of the seat.
  * Left out: the slots' reuse (slot.pml), so position and slot are one. The one second after which a park ends, and
  * rp_producer_rouse: no wake-up needs them as long as nobody is stopped for ever.
@@ -21,6 +22,7 @@
 byte state[NTASK];
 byte tail, take, rescan;
 byte chair;                 /* one chair: seat + 1 */
+byte lookout;               /* seat + 1; leaves when it likes */
 byte parked;                /* a bit a seat */
 bool listens[NW];           /* a worker has read its bell and not come back from the park */
 bool rung[NW];              /* its bell was rung since: all that matters of a count of rings */
@@ -41,13 +43,11 @@ inline wake_one() {
     :: atomic { parked == 0 -> break }
     :: atomic {
             parked != 0 ->
+            /* Whose turn it is. */
             if
             :: parked & 1 -> target = 0
-            :: else ->
-                if
-                :: parked & 2 -> target = 1
-                :: else -> target = 2
-                fi
+            :: parked & 2 -> target = 1
+            :: parked & 4 -> target = 2
             fi
         };
 #ifdef BUG_RING_BEFORE_CLEARING
@@ -91,6 +91,7 @@ inline claim() {
 inline pass_on() {
 #ifndef BUG_NOTHING_IS_PASSED_ON
     if
+    :: parked && lookout
     :: parked ->
         last = tail;
         atomic {
@@ -108,6 +109,21 @@ inline pass_on() {
     fi
 #else
     skip
+#endif
+}
+
+/* Its park ends by itself. Wakes others or does not. */
+inline look_out() {
+#ifndef BUG_LOOKOUT_KEEPS_ITS_PLACE
+    lookout = 0;
+#else
+    true;
+#endif
+#if KILLS == 0 /* with deaths there would be more states than memory */
+    if
+    :: wake_one(); woke = false
+    :: true
+    fi
 #endif
 }
 
@@ -187,6 +203,16 @@ wait:
             fi
         :: chair != 0
         fi;
+        if
+        :: atomic { lookout == 0 -> lookout = w + 1 };
+            look_out();
+            if
+            :: atomic { tail != seen || rescan != scan || stop -> seen = 0 };
+                goto again
+            :: tail == seen && rescan == scan && !stop
+            fi
+        :: true
+        fi;
 #ifdef BUG_CHECK_BEFORE_THE_BIT
         read_bell();
         if
@@ -216,6 +242,11 @@ wait:
         fi;
 #endif
         atomic { parked = parked & ~(1 << w); listens[w] = false; rung[w] = false; seen = 0 };
+        if
+        :: atomic { lookout == 0 -> lookout = w + 1 };
+            look_out()
+        :: true
+        fi;
         goto again
     } unless { atomic { kill[w] -> kill[w] = false; dead[w] = true; listens[w] = false; rung[w] = false } };
 gone:
@@ -237,6 +268,7 @@ inline kick() {
     anyone = parked;
 #endif
     if
+    :: anyone && lookout
     :: anyone ->
         atomic { ready = last - take; i = 0 };
         spinners = (chair != 0);
@@ -266,6 +298,14 @@ inline bury(w) {
     atomic {
         if
         :: chair == w + 1 -> chair = 0
+        :: else
+        fi
+    };
+#endif
+#ifndef BUG_LOOKOUT_OF_THE_DEAD_IS_KEPT
+    atomic {
+        if
+        :: lookout == w + 1 -> lookout = 0
         :: else
         fi
     };

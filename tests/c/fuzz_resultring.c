@@ -67,6 +67,7 @@ static void map_open(struct rp_map *m, uint32_t nseats)
     m->seats = zeroed(nseats * sizeof *m->seats);
     m->nseats = m->used = nseats;
     m->chairs = 2;
+    m->cores = 1;
     m->doorbell = RP_DOORBELL_POLL;
 }
 
@@ -165,6 +166,8 @@ static void look_at_words(struct input *in)
     rp_store_relaxed(&m.h->used, (uint32_t)take_u64(in));
     for (uint32_t i = 0; i < RP_SPIN_CHAIRS; i++)
         rp_store_relaxed(&m.h->chair[i], take_u8(in));
+    rp_store_relaxed(&m.h->lookout, take_u8(in) % 4);
+    rp_store_relaxed(&m.h->wakes, (uint32_t)take_u64(in));
     for (uint32_t i = 0; i < 3; i++)
         rp_store_relaxed(&m.h->parked_mask[i], take_u64(in));
 
@@ -211,7 +214,7 @@ static void look_at_words(struct input *in)
 /* Input: which good header to begin with, its mapping cut or grown, then (offset, bytes) to put into it; a block of the arena. */
 static void open_layout(struct input *in)
 {
-    static const struct rp_geometry good[] = {{1, 1, 256, 0, 0, 0}, {64, 3, 1024, 2, 1, 9000}, {4, 70, 256, 8, 0, 4096}};
+    static const struct rp_geometry good[] = {{1, 1, 256, 0, 0, 0, 0}, {64, 3, 1024, 2, 1, 9000, 1}, {4, 70, 256, 8, 0, 4096, 9}};
     const struct rp_geometry *g = &good[take_u8(in) % 3];
     size_t size = rp_layout_size(g);
     uint8_t cut = take_u8(in);

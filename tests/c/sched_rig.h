@@ -12,7 +12,7 @@ static _Alignas(4096) unsigned char sched_memory[SCHED_SEGMENT];
 
 static inline void sched_rig_open(struct rp_map *m, uint32_t nslots, uint32_t nseats, uint32_t ring_bytes, uint32_t chairs)
 {
-    struct rp_geometry g = {nslots, nseats, ring_bytes, chairs, RP_DOORBELL_FUTEX, 0};
+    struct rp_geometry g = {nslots, nseats, ring_bytes, chairs, RP_DOORBELL_FUTEX, 0, 0};
     size_t size = rp_layout_size(&g);
     if (!size || size > sizeof sched_memory) {
         fprintf(stderr, "no segment of %zu bytes\n", size);

@@ -323,7 +323,7 @@ static void flow_with_random_kills(uint32_t nslots, uint32_t workers, uint32_t c
                                    enum rp_doorbell_kind kind, struct rp_patience patience)
 {
     static struct boss b;
-    struct rp_geometry g = {nslots, workers, ring_bytes, chairs, (uint32_t)kind, 0};
+    struct rp_geometry g = {nslots, workers, ring_bytes, chairs, (uint32_t)kind, 0, 1};
     uint64_t seed = nslots * 131 + workers;
     uint32_t done = 0;
     boss_open(&b, &g, kills * 300);

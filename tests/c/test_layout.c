@@ -6,9 +6,9 @@ static const struct rp_geometry SMALL = {
 static void parts_do_not_overlap(void)
 {
     static const struct rp_geometry all[] = {
-        {1, 1, 256, 0, 0, 0},
-        {64, 3, 4096, 2, 0, 100000},
-        {1u << 20, RP_MAX_SEATS, 1u << 16, RP_SPIN_CHAIRS, 1, UINT64_C(1) << 36},
+        {1, 1, 256, 0, 0, 0, 1},
+        {64, 3, 4096, 2, 0, 100000, 2},
+        {1u << 20, RP_MAX_SEATS, 1u << 16, RP_SPIN_CHAIRS, 1, UINT64_C(1) << 36, UINT32_MAX},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         const struct rp_geometry *g = &all[i];

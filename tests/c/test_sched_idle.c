@@ -62,6 +62,7 @@ static void work(void *arg)
     rp_writer_announce_now(&w, true);
     for (bool serve = false; !serve && rp_load_seq(orders) != RP_LEAVE && !rp_load_seq(&play.m.h->stop);)
         serve = rp_worker_stand_by(&c);
+    rp_store_seq(&play.m.seats[seat].phase, RP_SEAT_SERVING);
     while (rp_load_relaxed(orders) != RP_LEAVE) {
         s = rp_consumer_claim(&c, &pos);
         if (!s) {
@@ -202,6 +203,8 @@ static void play_pool(bool deaths, uint32_t chairs)
     rp_spin_init(&play.spin);
     sched_rig_open(&play.m, 1u << sched_below(3), play.nseats, 256, chairs);
     rp_use_seats(&play.m, play.nseats);
+    /* With one core, and tasks that are short now and then, there is a lookout. */
+    play.m.cores = sched_below(2);
     if (rp_producer_init(&play.p, &play.m))
         exit(125);
     for (uint32_t i = 0; i < play.nseats; i++)

@@ -397,10 +397,48 @@ static void burial_clears_the_chair(void)
     CHECK(rp_producer_init(&p, &r.m) == 0);
     rp_store_relaxed(&r.m.h->chair[0], 4);
     rp_store_relaxed(&r.m.h->chair[1], 3);
+    rp_store_relaxed(&r.m.h->lookout, 3);
     CHECK(rp_producer_bury(&p, 3, &lost, 1) == 0);
     CHECK(rp_load_relaxed(&r.m.h->chair[0]) == 0 && rp_load_relaxed(&r.m.h->chair[1]) == 3);
+    CHECK(rp_load_relaxed(&r.m.h->lookout) == 3);
+    CHECK(rp_producer_bury(&p, 2, &lost, 1) == 0);
+    CHECK(rp_load_relaxed(&r.m.h->lookout) == 0);
     rp_producer_free(&p);
     rig_close(&r);
+}
+
+/* Workers that are woken, find nothing and park again at once. */
+static rp_u32 roused;
+
+static void *park_again(void *arg)
+{
+    struct rp_map *m = arg;
+    while (!rp_load_seq(&roused)) {
+        rp_or_seq(&m->h->parked_mask[0], 3);
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void rouse_wakes_each_worker_once(void)
+{
+    struct parent a;
+    uint64_t pos;
+    pthread_t t;
+    parent_open(&a, 8, 2, 0);
+    rp_use_seats(&a.rig.m, 2);
+    rp_store_relaxed(&roused, 0);
+    CHECK(commit(&a, 1, &pos));
+    rp_or_seq(&a.rig.m.h->parked_mask[0], 3);
+    test_thread(&t, park_again, &a.rig.m);
+    for (int i = 0; i < 1000; i++) {
+        uint32_t before = rp_bell_read(&a.rig.m.seats[0].bell) + rp_bell_read(&a.rig.m.seats[1].bell);
+        rp_producer_rouse(&a.p);
+        CHECK(rp_bell_read(&a.rig.m.seats[0].bell) + rp_bell_read(&a.rig.m.seats[1].bell) - before <= 2);
+    }
+    rp_store_seq(&roused, 1);
+    pthread_join(t, NULL);
+    parent_close(&a);
 }
 
 /* More than one running task on a seat takes a damaged segment; those beyond max come with the next burial. */
@@ -794,6 +832,7 @@ TEST_MAIN(T(one_task_step_by_step), T(revoked_task_never_starts), T(doomed_task_
           T(stretches_are_bounded_and_paced), T(stretch_of_a_stuck_worker_is_taken_by_others),
           T(stuck_stretch_does_not_starve_in_a_busy_ring), T(burial_gives_back_and_reports),
           T(burial_of_a_worker_that_only_held_a_stretch), T(burial_clears_the_chair),
+          T(rouse_wakes_each_worker_once),
           T(burial_beyond_max_is_reported_by_the_next), T(damaged_hints_lose_no_task), T(damaged_tail_blinds_nobody_for_ever),
           T(random_steps), T(threads_on_two_slots), T(threads_on_four_slots), T(threads_on_64_slots), T(threads_on_1024_slots),
           T(threads_that_die), T(threads_and_revokes))

@@ -91,6 +91,50 @@ static void spinners_are_counted_on_real_chairs(void)
     rig_close(&r);
 }
 
+static void everybody_has_a_turn(void)
+{
+    struct rig r = rig_of(NSEATS, 0, RP_DOORBELL_POLL);
+    for (uint32_t i = 0; i < 10 * NSEATS; i++) {
+        for (uint32_t seat = 0; seat < NSEATS; seat++)
+            set_parked(&r.m, seat);
+        CHECK(rp_wake_one(&r.m));
+    }
+    for (uint32_t seat = 0; seat < NSEATS; seat++)
+        CHECK(rp_bell_read(&r.m.seats[seat].bell) > 0);
+    CHECK(rings(&r.m) == 10 * NSEATS);
+    rig_close(&r);
+}
+
+static void one_that_is_parked_is_found_whosever_turn_it_is(void)
+{
+    struct rig r = rig_of(NSEATS, 0, RP_DOORBELL_POLL);
+    static const uint32_t seats[] = {0, 1, 62, 63, 64, NSEATS - 1};
+    for (size_t i = 0; i < sizeof seats / sizeof *seats; i++)
+        for (uint32_t wakes = 0; wakes < 8 * NSEATS; wakes++) {
+            rp_store_relaxed(&r.m.h->wakes, wakes);
+            set_parked(&r.m, seats[i]);
+            CHECK(rp_wake_one(&r.m) && !rp_wake_one(&r.m));
+        }
+    rig_close(&r);
+}
+
+static void a_few_awake_and_a_lookout_are_enough(void)
+{
+    struct rig r = rig_of(NSEATS, 0, RP_DOORBELL_POLL);
+    r.m.cores = 3;
+    for (uint32_t seat = 3; seat < NSEATS; seat++)
+        set_parked(&r.m, seat);
+    CHECK(rp_awake(&r.m) == 3 && !rp_enough_awake(&r.m));
+    rp_store_relaxed(&r.m.h->lookout, 1);
+    CHECK(rp_enough_awake(&r.m));
+    set_parked(&r.m, 2);
+    CHECK(rp_awake(&r.m) == 2 && !rp_enough_awake(&r.m));
+    for (uint32_t i = 0; i < RP_MASK_WORDS; i++)
+        rp_store_relaxed(&r.m.h->parked_mask[i], UINT64_MAX);
+    CHECK(rp_awake(&r.m) == 0 && !rp_enough_awake(&r.m));
+    rig_close(&r);
+}
+
 /* Sleepers and wakers race for the bits; every wake-up that was claimed reaches the seat that it was claimed for. */
 #define SLEEPERS 3u
 static struct rig hammer;
@@ -154,4 +198,5 @@ static void wakers_and_sleepers_race(void)
 }
 
 TEST_MAIN(T(nobody_parked), T(each_call_wakes_another_one), T(bits_of_no_seat_are_passed_over), T(wake_all_rings_each_seat_once),
-          T(spinners_are_counted_on_real_chairs), T(wakers_and_sleepers_race))
+          T(spinners_are_counted_on_real_chairs), T(everybody_has_a_turn),
+          T(one_that_is_parked_is_found_whosever_turn_it_is), T(a_few_awake_and_a_lookout_are_enough), T(wakers_and_sleepers_race))
