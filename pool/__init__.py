@@ -43,7 +43,14 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    # The package says that it is being imported, which is true: who puts our classes in the place of the stdlib's on demand (a
+    # replaced multiprocessing.pool) can tell that it is ours that asks for them, as its bases.
+    before, __spec__._initializing = getattr(__spec__, "_initializing", False), True
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    finally:
+        __spec__._initializing = before
+    globals()[name] = value
     return value
 
 

@@ -457,6 +457,9 @@ cdef class Dispatcher(Collector):
         task.kind = kind
         task.data = Buffer()
         task.data.sharer = shares
+        if not self.released:
+            # Pickling may take any time: no worker is to wait for what lies in the ring already.
+            rp_producer_kick(&self.producer)
         try:
             if count:
                 if type(value) is tuple or type(value) is list:
@@ -618,8 +621,6 @@ cdef class Dispatcher(Collector):
                 if not self.commit_task(source.stuck):
                     return 0
                 source.stuck = None
-                if not self.released:
-                    rp_producer_kick(&self.producer)
                 # Only what took more than a few instructions to encode is worth a look at the clock.
                 if deadline and rp_now_ns() > deadline:
                     return 0
@@ -711,8 +712,6 @@ cdef class Dispatcher(Collector):
             slot.len = size
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
         else:
-            # Pickling may take any time: no worker is to wait for what lies here already.
-            rp_producer_kick(&self.producer)
             try:
                 if source.sliced and type(source.items) is tuple and source.at < source.total:
                     source.shares.following = source.items[source.at]
@@ -1508,7 +1507,7 @@ cdef class Dispatcher(Collector):
         cdef Limit *limit
         cdef Job job
         fault(RP_AT_BURYING)
-        while seat not in self.broken and rp_reader_unread(&self.readers[seat]):
+        while rp_reader_unread(&self.readers[seat]):
             if self.collecting:
                 yield_gil()
             else:

@@ -58,12 +58,9 @@ cdef class Worker:
     cdef object last_function
 
     def __cinit__(self, int fd, uint32_t seat, load_function, call_any, encode_error):
-        cdef int err
-        err = rp_segment_attach(&self.segment, fd)
-        if err:
-            raise OSError(-err, f"cannot map the pool's segment: {os.strerror(-err)}")
-        if rp_layout_open(&self.map, self.segment.base, self.segment.size) or seat >= self.map.nseats:
-            raise ValueError("not a segment of this version of ringpool")
+        attach(&self.segment, &self.map, fd)
+        if seat >= self.map.nseats:
+            raise ValueError(f"there is no seat {seat}")
         rp_watch_forks()
         rp_consumer_init(&self.consumer, &self.map, seat)
         rp_writer_init(&self.writer, &self.map, seat)
@@ -530,6 +527,17 @@ cdef class Worker:
 
 
 
+cdef int attach(rp_segment *segment, rp_map *map, int fd) except -1:
+    """Maps the segment with this descriptor. OSError if that is refused, ValueError if it is not one of ours."""
+    cdef int err = rp_segment_attach(segment, fd)
+    if err:
+        raise OSError(-err, f"cannot map the pool's segment: {os.strerror(-err)}")
+    if rp_layout_open(map, segment.base, segment.size):
+        rp_segment_close(segment)
+        raise ValueError("not a segment of this version of ringpool")
+    return 0
+
+
 def seat_for(int fd, uint32_t name):
     """The seat that waits for the process whose name has this digest, in the segment with that descriptor; None if there is not
     exactly one, or if something was said from there already. OSError or ValueError if it is no segment."""
@@ -537,12 +545,8 @@ def seat_for(int fd, uint32_t name):
     cdef rp_map map
     cdef rp_seat *seat
     cdef uint32_t i
-    cdef int err = rp_segment_attach(&segment, fd)
-    if err:
-        raise OSError(-err, f"cannot map the pool's segment: {os.strerror(-err)}")
+    attach(&segment, &map, fd)
     try:
-        if rp_layout_open(&map, segment.base, segment.size):
-            raise ValueError("not a segment of this version of ringpool")
         found = None
         for i in range(rp_used(&map)):
             seat = &map.seats[i]

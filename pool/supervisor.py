@@ -131,7 +131,7 @@ class Supervisor:
                     self.workers.append(worker)
                     self._watch_worker(worker)
                 self._core.send_for(self._seat_of[worker])
-                if self._thread is not None:
+                if self._thread not in (None, threading.current_thread()):
                     self.ring()  # it may be blocked on the old set of descriptors
 
     def resize(self, processes):

@@ -64,6 +64,7 @@ def give_what_cannot_be_pickled(value):
     return lambda: value
 
 
+@pytest.mark.ringpool_only
 def test_error_of_a_worker_that_can_import_nothing(factory):
     made = factory.Pool(1)
     with pytest.raises(ValueError, match="seven") as caught:

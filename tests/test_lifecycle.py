@@ -572,7 +572,8 @@ def test_main_ends_while_a_thread_maps(script):
     body = """
     import threading
     def use():
-        print(pool.map(tasks.square, range(200), 1)[-1], flush=True)
+        # print() writes its line's end apart, and main's print() may come between, or this one between main's two.
+        sys.stdout.write(f"\\n{pool.map(tasks.square, range(200), 1)[-1]}\\n")
     threading.Thread(target=use).start()
     """
     program = script(PROGRAM.format(body=body, end=""))

@@ -128,7 +128,7 @@ MUTANTS = [
     weaker(
         "wait: unread",
         "idle.c",
-        "rp_load_seq(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes)",
+        "rp_load_seq(&readers[i].seat->tail) - rp_load_relaxed(&readers[i].head) > bytes && /* F */",
         "idle",
         "acquire",
     ),
