@@ -34,7 +34,7 @@ setup(
         [
             extension("_buffers", CORE),
             extension("_blocks", CORE),
-            extension("_codec"),
+            extension("_codec", ["csrc/copy.c"]),
             extension("_results"),
             extension("_signals"),
             extension("_dispatch", CORE),

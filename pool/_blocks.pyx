@@ -15,7 +15,7 @@ from pickle import PickleBuffer
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 from posix.unistd cimport getpid
 
 from pool._buffers import open_shared
@@ -377,7 +377,7 @@ cdef class Shares(Sharer):
         with nogil:
             err = rp_arena_back(segment, &shared.block)
             if not err:
-                memcpy(<unsigned char *>segment.base + shared.block.off, span.data, span.size)
+                rp_copy(<unsigned char *>segment.base + shared.block.off, span.data, span.size)
         if err:
             return None
         if not self.checked:

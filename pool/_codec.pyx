@@ -45,7 +45,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pool._buffers cimport Sharer, Span, load_parts, span_of, token_of, unlocked
-from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_part, rp_parts_head
+from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_copy, rp_part, rp_parts_head
 
 cdef extern from "Python.h":
     int PyBUF_READ
@@ -210,7 +210,7 @@ cdef int copy(unsigned char *to, const unsigned char *data, Py_ssize_t size) exc
         memcpy(to, data, size)
     else:
         with nogil:
-            memcpy(to, data, size)
+            rp_copy(to, data, size)
     return 0
 
 

@@ -179,6 +179,9 @@ cdef extern from "offers.h" nogil:
     bint rp_offer_take(const rp_map *, uint32_t, uint64_t, rp_taken *)
     bint rp_offer_wait(const rp_map *, uint32_t, uint32_t, int64_t)
 
+cdef extern from "copy.h" nogil:
+    void rp_copy(void *, const void *, size_t)
+
 cdef extern from "lease.h" nogil:
     struct rp_file:
         int fd
