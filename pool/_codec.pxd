@@ -43,5 +43,6 @@ cdef bint is_int64(object value, long long *number) noexcept
 cdef int append_pickle(Buffer into, object value, bint by_value) except -1
 cdef int append_image(Buffer into, object value) except -1
 cdef object decode(const unsigned char *at, Py_ssize_t size)
+cdef object decode_apart(const unsigned char *at, Py_ssize_t size)
 cdef object decode_at(const unsigned char **at, const unsigned char *end)
 cdef list decode_values(const unsigned char *at, Py_ssize_t size)

@@ -91,6 +91,8 @@ cdef enum:
     DEPTH = 4
     LARGE = 1024
     REFERRED = 32768    # memory of an object that is worth not being copied twice
+    HANDED_ON = 1 << 20 # a pickle that is worth it
+    APART = 65536       # bytes that are copied without the GIL
     TOKEN_SPARE = 2     # of a part: it is a shared object's block
     PART = 8192         # a buffer that is worth staying out of the stream
 
@@ -206,7 +208,7 @@ cdef class Buffer:
 
 
 cdef int copy(unsigned char *to, const unsigned char *data, Py_ssize_t size) except -1:
-    if size < 65536:
+    if size < APART:
         memcpy(to, data, size)
     else:
         with nogil:
@@ -446,10 +448,9 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if not by_value:
             raise
-        data = pickle_by_value(value, error)
-        into.grow(1)[0] = TAG_PICKLE
-        into.used += 1
-        into.write(data)
+        buffer.clear()
+        pickle_by_value(value, buffer, error)
+        append_stream(into, buffer, False)
     finally:
         pickler.clear_memo()
         buffer.clear()
@@ -480,6 +481,13 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
     cdef rp_parts_head head
     cdef rp_part part
     cdef unsigned char *table
+    cdef Buffer text = stream
+    if stream.used >= HANDED_ON:
+        # What the pickler wrote is referred to as well: a long list is then there as its pickle and in the block, not once more.
+        text = Buffer()
+        text.data, stream.data = stream.data, NULL
+        text.used = stream.used
+        stream.used = stream.room = 0
     if stream.loose is None and not whole:
         into.grow(1)[0] = TAG_PICKLE
         into.used += 1
@@ -491,19 +499,17 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
         head.tag = TAG_PARTS
         head.n = n
         head.stream_off = RP_PART_ALIGN + n * sizeof(rp_part)
-        head.stream_len = stream.total()
+        head.stream_len = text.used + stream.spanned
         table = into.grow(head.stream_off)
         memset(table, 0, head.stream_off)
         memcpy(table, &head, sizeof(head))
         into.used += head.stream_off
     if stream.spans is not None:
         for span in stream.spans:
-            memcpy(into.grow(span.at - done), stream.data + done, span.at - done)
-            into.used += span.at - done
+            append_text(into, text, done, span.at)
             done = span.at
             into.refer(span)
-    memcpy(into.grow(stream.used - done), stream.data + done, stream.used - done)
-    into.used += stream.used - done
+    append_text(into, text, done, text.used)
     if stream.loose is None:
         return 0
     for i in range(n):
@@ -533,11 +539,32 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
     return 0
 
 
+cdef int append_text(Buffer into, Buffer text, Py_ssize_t begin, Py_ssize_t end) except -1:
+    """Appends what lies there in the text, which stays as it is if it is long."""
+    cdef Span span
+    if end - begin >= HANDED_ON:
+        span = Span.__new__(Span)
+        span.data = text.data + begin
+        span.size = end - begin
+        span.owner = text
+        return into.refer(span)
+    memcpy(into.grow(end - begin), text.data + begin, end - begin)
+    into.used += end - begin
+    return 0
+
+
 cdef object by_value_pickler = None
 
 
 def dump_by_value(value):
-    """The pickle of a value whose functions and classes are taken along where they are not importable. Raises what pickling raises.
+    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises."""
+    file = io.BytesIO()
+    new_by_value_pickler(file, None).dump(value)
+    return file.getvalue()
+
+
+cdef object new_by_value_pickler(object file, object buffer_callback):
+    """Of cloudpickle's.
 
     What cloudpickle turns into something else on the way (a memoryview into bytes, an open file into its contents) is refused.
     """
@@ -553,14 +580,14 @@ def dump_by_value(value):
             )
 
         by_value_pickler = Pickler
-    file = io.BytesIO()
-    by_value_pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    return file.getvalue()
+    return by_value_pickler(file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
 
 
-cdef object pickle_by_value(object value, object error):
+cdef int pickle_by_value(object value, Buffer into, object error) except -1:
+    """error: of pickle, why it is tried this way."""
     try:
-        return dump_by_value(value)
+        new_by_value_pickler(into, into.take).dump(value)
+        return 0
     except Exception:
         # The user knows pickle; cloudpickle's own reason would only confuse.
         raise error from None
@@ -745,6 +772,19 @@ cdef object decode(const unsigned char *at, Py_ssize_t size):
     """The value in these bytes. ValueError if they are damaged, or whatever unpickling raises."""
     cdef const unsigned char *p = at
     return decode_at(&p, at + size)
+
+
+cdef object decode_apart(const unsigned char *at, Py_ssize_t size):
+    """As decode; long bytes are copied without the GIL, so what lies there has to stay meanwhile."""
+    cdef uint64_t length
+    if size < APART or at[0] != TAG_BYTES:
+        return decode(at, size)
+    memcpy(&length, at + 1, 8)
+    if length > <uint64_t>(size - 9):
+        raise damaged()
+    value = PyBytes_FromStringAndSize(NULL, length)
+    copy(<unsigned char *>PyBytes_AS_STRING(value), at + 9, length)
+    return value
 
 
 cdef list decode_values(const unsigned char *at, Py_ssize_t size):

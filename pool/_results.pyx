@@ -27,7 +27,7 @@ from libc.stdint cimport int64_t
 import pickle
 
 from pool._buffers cimport Holder, load_parts
-from pool._codec cimport TAG_PARTS, decode, decode_values
+from pool._codec cimport TAG_PARTS, decode, decode_apart, decode_values
 from pool._signals import is_interrupt
 from pool.errors import fresh
 
@@ -63,7 +63,7 @@ cdef class Raw:
             if at[0] == TAG_PARTS:
                 value = load_parts(at, block.size, block)
                 return value if self.count < 0 else list(value)
-            return decode_values(at, block.size) if self.count >= 0 else decode(at, block.size)
+            return decode_values(at, block.size) if self.count >= 0 else decode_apart(at, block.size)
         at = <const unsigned char *>PyBytes_AS_STRING(self.data)
         if self.count >= 0:
             return decode_values(at, PyBytes_GET_SIZE(self.data))

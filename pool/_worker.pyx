@@ -18,8 +18,8 @@ from posix.signal cimport kill
 from posix.unistd cimport getpid, pause
 
 from pool._buffers cimport Site, TaskBlock, load_parts, site_of, task_block
-from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_PARTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values,
-                          is_int64, simple_size, simple_write)
+from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_PARTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_apart,
+                          decode_values, is_int64, simple_size, simple_write)
 from pool._csrc cimport *
 
 cdef extern from "Python.h":
@@ -234,7 +234,7 @@ cdef class Worker:
                 block = task_block(self.site, slot.off)
             function = self.function_of(slot)
             if kind <= TASK_CALL_KW:
-                args = load_parts(at, size, block) if at[0] == TAG_PARTS else decode(at, size)
+                args = load_parts(at, size, block) if at[0] == TAG_PARTS else decode_apart(at, size)
                 block = None
                 fault(RP_AT_CALLING)
                 self.count(1)

@@ -144,3 +144,9 @@ def identity(value):
 
 def is_writable(parts):
     return parts.writable()
+
+
+def called_with(pair):
+    """Whether the parts are writable, what the function beside them gives, and the parts."""
+    parts, function = pair
+    return parts.writable(), function(), parts

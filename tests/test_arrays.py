@@ -14,7 +14,10 @@ import procfs
 import pytest
 import tasks
 
+from pool._codec import encode
+
 LIMIT = 60
+TAG_PARTS = 16
 LARGE = 300_000  # items: beyond every threshold but that of shared parts
 
 
@@ -91,6 +94,7 @@ LONG = {
     "array.array": arrays.array("d", range(100_000)),
     "array of letters": arrays.array("i", range(100_000)),
     "list of numbers": list(range(200_000)),
+    "long list of everything": [*range(500_000), b"x" * 50_000, arrays.array("d", range(5000)), *range(500_000), "y" * 50_000],
     "list of long texts": ["a" * 70_000, "b" * 70_000],
     "bytes inside": {"key": (b"x" * 200_000, [b"y" * 200_000])},
     "parts": large_tasks.Parts(bytearray(b"part" * 50_000)),
@@ -105,6 +109,15 @@ def test_long_values_of_other_types(shared_pool, value):
         shared_pool.map(large_tasks.echo, [value, value], 2)[1],
     ):
         assert type(back) is type(value) and back == value
+
+
+@pytest.mark.ringpool_only
+def test_parts_beside_what_pickle_refuses(factory):
+    parts = large_tasks.Parts(bytearray(b"part" * 50_000))
+    value = parts, lambda: "called"
+    assert encode(value, by_value=True)[0] == TAG_PARTS
+    with factory.Pool(1) as pool:
+        assert pool.apply(large_tasks.called_with, (value,)) == (True, "called", parts)
 
 
 def test_arguments_and_results_are_writable(factory):
