@@ -549,8 +549,11 @@ cdef class Dispatcher(Collector):
             return True
         if self.producer.outstanding > self.map.slot_mask:
             return False
+        # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do. One that lies in a block
+        # already waits as well: who reads ahead sees the backlog.
+        if task.block.off and self.crowded(0):
+            return False
         if task.data is not None and task.data.total() > RP_INLINE:
-            # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do.
             if self.crowded(task.data.total()):
                 return False
             if not self.lodge(task):
