@@ -333,9 +333,7 @@ class Pool(multiprocessing.pool.Pool):
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
         elif self._adaptive and _is_rows(iterable):
-            if iterable.ndim == 1:
-                # Its items are copies; those of others are views of it, here as in the stdlib.
-                iterable = iterable.copy()
+            iterable = _rows_of(iterable)
         elif kind not in _HARMLESS:
             if hasattr(iterable, "__len__"):
                 try:
@@ -372,6 +370,9 @@ class Pool(multiprocessing.pool.Pool):
         if type(iterable) is list and buffersize is None:
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
+        elif self._adaptive and _is_rows(iterable):
+            iterable = _rows_of(iterable)
+            harmless = True
         result = self._core.submit_iterator(
             self, func, iterable, star, unordered, chunksize, buffersize or 0, limits, None if harmless else _start_feeder
         )
@@ -387,6 +388,12 @@ def _is_rows(iterable):
     if numpy is None or type(iterable) is not getattr(numpy, "ndarray", None):
         return False
     return iterable.ndim > 0 and iterable.flags.c_contiguous
+
+
+def _rows_of(array):
+    """What the items are taken from. Those of one dimension are copies; those of more are views, here as in the stdlib, but a new
+    shape of the array is not theirs."""
+    return array.copy() if array.ndim == 1 else array[:]
 
 
 def _start_feeder(feed, args):

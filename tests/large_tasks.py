@@ -117,8 +117,9 @@ def row_sum(row):
     return float(row.sum())
 
 
-def row_shape(row):
-    return row.shape
+def size_below(row):
+    """Items of the array that the row is a view of."""
+    return row.base.size
 
 
 def close_descriptors(array):

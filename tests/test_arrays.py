@@ -541,6 +541,8 @@ def test_an_array_is_mapped_item_by_item(shared_pool, array, chunksize):
     for backs in (
         shared_pool.map(large_tasks.echo, array, chunksize),
         shared_pool.map_async(large_tasks.echo, array, chunksize).get(LIMIT),
+        list(shared_pool.imap(large_tasks.echo, array, chunksize or 2)),
+        list(shared_pool.imap(large_tasks.echo, array)),
     ):
         assert len(backs) == len(array)
         for back, item in zip(backs, array, strict=True):
@@ -563,8 +565,24 @@ def test_rows_are_private_to_their_tasks(factory):
 
 
 def test_array_without_dimensions_is_no_iterable(factory):
-    with factory.Pool(1) as pool, pytest.raises(TypeError, match="0-d array|unsized object"):
-        pool.map(large_tasks.echo, numpy.array(5.0))
+    with factory.Pool(1) as pool:
+        with pytest.raises(TypeError, match="0-d array|unsized object"):
+            pool.map(large_tasks.echo, numpy.array(5.0))
+        with pytest.raises(TypeError, match="0-d array|unsized object"):
+            next(pool.imap(large_tasks.echo, numpy.array(5.0)))
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("buffersize", [None, 1, 3])
+def test_rows_of_an_iterator_travel_in_slices(factory, buffersize):
+    array = numpy.arange(60_000.0).reshape(300, 200)
+    with factory.Pool(2) as pool:
+        it = pool.imap(large_tasks.size_below, array, 10, buffersize=buffersize)
+        assert next(it) == 10 * 200
+        array.shape = (200, 300)
+        assert list(it) == [10 * 200] * 299
+        it = pool.imap_unordered(large_tasks.row_sum, numpy.ones((50, 10)), 7, buffersize=buffersize)
+        assert list(it) == [10.0] * 50
 
 
 @pytest.mark.ringpool_only
