@@ -151,3 +151,10 @@ def called_with(pair):
     """Whether the parts are writable, what the function beside them gives, and the parts."""
     parts, function = pair
     return parts.writable(), function(), parts
+
+
+def first_cell_overwritten(frame):
+    """The first cell of a dataframe before and after."""
+    before = float(frame.iloc[0, 0])
+    frame.iloc[0, 0] = 9.0
+    return before, float(frame.iloc[0, 0])
