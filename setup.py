@@ -32,7 +32,9 @@ def extension(name, sources=()):
 setup(
     ext_modules=cythonize(
         [
-            extension("_codec"),
+            extension("_buffers", CORE),
+            extension("_blocks", CORE),
+            extension("_codec", ["csrc/copy.c"]),
             extension("_instances"),
             extension("_results"),
             extension("_signals"),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pool.bench import report
+from pool.bench.apart.ringpool_cell import arrays
 from pool.bench.apart.ringpool_cell.workloads import APPLY, CPU, GROWTH_COST, IDLE, MANY_COST
 from pool.bench.harness import OURS
 
@@ -65,6 +66,12 @@ TARGETS = (
     Target(MANY_COST, AT_MOST, 1.5, 4),
     Target(GROWTH_COST, AT_MOST, 1.2, 4),
     Target(IDLE, AT_MOST, IDLE_PERCENT_MEANT_BY_ZERO, 4),
+    Target(arrays.IN, BETTER, 12, 5),
+    Target(arrays.IN_SHARE, AT_LEAST, 60, 5),
+    Target(arrays.SAME, BETTER, 30, 5),
+    Target(arrays.OUT, BETTER, 10, 5),
+    Target(arrays.SMALL, BETTER, 8, 5),
+    Target(arrays.FRAME, BETTER, 5, 5),
 )
 
 

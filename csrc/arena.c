@@ -40,6 +40,7 @@ void rp_arena_init(struct rp_arena *a, const struct rp_map *m, const struct rp_s
     a->begin = a->next = m->arena_off;
     a->end = m->arena_off + m->arena_bytes;
     a->keep_bytes = keep_bytes;
+    a->limit_bytes = UINT64_MAX / 2;
 }
 
 void rp_arena_release(struct rp_arena *a)
@@ -69,44 +70,110 @@ static void forget_all(struct rp_arena *a)
     a->next = a->begin;
 }
 
-int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
+uint64_t rp_block_charge(const struct rp_block *b)
+{
+    uint64_t most = touched(b->len);
+    return b->backed > most ? b->backed : most;
+}
+
+uint64_t rp_block_room(const struct rp_block *b) { return size_of(class_of(b->len)); }
+
+bool rp_arena_withdraw(struct rp_arena *a, struct rp_block *b)
+{
+    for (uint32_t c = RP_CLASSES; c-- > 0;) {
+        if (!a->warm[c].n)
+            continue;
+        /* The one that was used last stays longest. */
+        *b = a->warm[c].at[0];
+        memmove(a->warm[c].at, a->warm[c].at + 1, --a->warm[c].n * sizeof *b);
+        a->warm_bytes -= b->backed;
+        b->len = size_of(c);
+        a->live++;
+        return true;
+    }
+    return false;
+}
+
+void rp_arena_return(struct rp_arena *a, struct rp_block *b)
+{
+    a->live--;
+    give_back(a, class_of(b->len), *b);
+    *b = (struct rp_block){0, 0, 0};
+}
+
+void rp_arena_bare(struct rp_arena *a, struct rp_block *b)
+{
+    a->used_bytes -= rp_block_charge(b);
+    b->backed = 0;
+    a->used_bytes += rp_block_charge(b);
+}
+
+/* Makes room for `more` bytes within the limit, at the cost of free blocks. */
+static bool make_room(struct rp_arena *a, uint64_t more)
+{
+    struct rp_block b;
+    if (more > a->limit_bytes || a->used_bytes > a->limit_bytes - more)
+        return false;
+    while (a->used_bytes + a->warm_bytes > a->limit_bytes - more && rp_arena_withdraw(a, &b)) {
+        /* One that cannot be dropped is forgotten: it would only come again. */
+        if (rp_segment_drop(a->seg, b.off, b.backed))
+            continue;
+        b.backed = 0;
+        rp_arena_return(a, &b);
+    }
+    return true;
+}
+
+int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b)
 {
     uint32_t c = class_of(len);
     uint64_t size = size_of(c);
     if (c >= RP_CLASSES || size > a->end - a->begin)
         return -E2BIG;
-    bool fresh = false;
+    uint64_t warm = a->warm[c].n ? a->warm[c].at[a->warm[c].n - 1].backed : 0;
+    if (!make_room(a, warm >= touched(len) ? warm : touched(len)))
+        return -EDQUOT;
+    uint64_t next = size < PAGE ? a->next : (a->next + PAGE - 1) & ~(uint64_t)(PAGE - 1);
     if (a->warm[c].n) {
         *b = a->warm[c].at[--a->warm[c].n];
         a->warm_bytes -= b->backed;
     } else if (a->cold[c].n) {
         *b = a->cold[c].at[--a->cold[c].n];
-    } else if (a->end - a->next >= size) {
-        *b = (struct rp_block){a->next, 0, 0};
-        fresh = true;
+    } else if (next <= a->end && a->end - next >= size) {
+        *b = (struct rp_block){next, 0, 0};
+        a->next = next + size;
     } else if (a->live == 0 && a->next != a->begin) {
         /* Nothing is handed out: other sizes need not keep the range for themselves. */
         forget_all(a);
-        return rp_arena_alloc(a, len, b);
+        return rp_arena_reserve(a, len, b);
     } else {
         return -ENOSPC;
     }
     b->len = len;
-    if (b->backed < len) {
-        int err = rp_segment_back(a->seg, b->off + b->backed, touched(len) - b->backed);
-        if (err) {
-            if (!fresh)
-                give_back(a, c, *b);
-            *b = (struct rp_block){0, 0, 0};
-            return err;
-        }
-        b->backed = touched(len);
-    }
-    if (fresh)
-        a->next += size;
     a->live++;
-    a->used_bytes += b->backed;
+    a->used_bytes += rp_block_charge(b);
     return 0;
+}
+
+int rp_arena_back(const struct rp_segment *seg, struct rp_block *b)
+{
+    if (b->backed >= b->len)
+        return 0;
+    int err = rp_segment_back(seg, b->off + b->backed, touched(b->len) - b->backed);
+    if (!err)
+        b->backed = touched(b->len);
+    return err;
+}
+
+int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b)
+{
+    int err = rp_arena_reserve(a, len, b);
+    if (err)
+        return err;
+    err = rp_arena_back(a->seg, b);
+    if (err)
+        rp_arena_free(a, b);
+    return err;
 }
 
 void rp_arena_free(struct rp_arena *a, struct rp_block *b)
@@ -114,7 +181,7 @@ void rp_arena_free(struct rp_arena *a, struct rp_block *b)
     if (!b->off)
         return;
     a->live--;
-    a->used_bytes -= b->backed;
+    a->used_bytes -= rp_block_charge(b);
     if (b->backed > PAGE && a->warm_bytes + b->backed > a->keep_bytes && rp_segment_drop(a->seg, b->off, b->backed) == 0)
         b->backed = 0;
     give_back(a, class_of(b->len), *b);

@@ -7,7 +7,10 @@
  *   D  ring tail of tasks, parent's commit        -> worker's claim          (which slots may hold work)
  *   E  parked mask set / task tail, sequentially consistent on both sides    (no lost wake-up of a worker)
  *   F  armed word / result tail, sequentially consistent on both sides     (no lost wake-up of the parent)
- * There is no stand-alone fence: ThreadSanitizer does not understand them.
+ *   G  word of an offer, parent                   -> worker's take           (which block, how much of it)
+ *   H  head of a block, worker's release          -> parent's look           (reads and writes of the block are over)
+ * There is no stand-alone fence: ThreadSanitizer does not understand them. (Stores that go past the caches, copy.c, are ordered
+ * there.)
  */
 #ifndef RP_ATOMICS_H
 #define RP_ATOMICS_H

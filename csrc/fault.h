@@ -24,6 +24,8 @@
     X(DECODING, WORKER, 1) \
     X(CALLING, WORKER, 1)       /* arguments decoded, the user's function next */ \
     X(RETURNED, WORKER, 1) \
+    X(WANTS_BLOCK, WORKER, 1)   /* has asked for a block for its result */ \
+    X(HAS_BLOCK, WORKER, 1)     /* has one, and nothing is in it */ \
     X(RESERVED, WORKER, 1)      /* has room in its ring */ \
     X(ENCODED, WORKER, 1) \
     X(FINISHING, WORKER, 1)     /* about to say that the task is done */ \

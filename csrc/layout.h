@@ -56,12 +56,38 @@ struct rp_slot {
     uint64_t func_off; /* offset of the encoded function in the arena */
     uint32_t func_id;  /* equal ids mean the same function: workers cache by it */
     uint16_t kind;     /* meaning is the dispatcher's; opaque here */
-    uint16_t flags;    /* RP_KEEP, RP_COUNTED */
+    uint16_t flags;    /* RP_KEEP, RP_COUNTED, RP_HEADED */
     unsigned char data[RP_INLINE];
 };
 
 #define RP_KEEP 1u    /* the function may be kept for later tasks, not for this job only */
 #define RP_COUNTED 2u /* the worker says in its seat how many calls of the user's function it has begun */
+#define RP_HEADED 4u  /* the payload lies behind the head of its block */
+
+/* A block that the worker may put a result into: the parent writes the word last; who sets it back to 0 has the block. */
+struct rp_offer {
+    rp_u64 word; /* 0: no offer; else a number that is used once: worker takes, parent recalls, each by compare-and-swap */
+    rp_u64 off;
+    rp_u64 room;   /* bytes from off */
+    rp_u64 backed; /* of them, those with memory behind */
+};
+#define RP_OFFERS 4u
+
+/* What a block with a head begins with; the encoded value follows behind RP_HEAD bytes. */
+struct rp_head {
+    rp_u32 released; /* parent: 0, before READY; worker: 1 when nothing of it uses the block any more */
+    uint32_t keep; /* parent: 1: the worker must leave the block as it is, the task may be run again */
+    uint64_t room; /* parent: bytes behind the head that the worker may put the task's result into once it is released; or 0 */
+};
+#define RP_HEAD 64u /* what lies behind stays on lines of its own */
+
+/* A block with an object that every task of the pool may refer to begins with this; its encoding follows. */
+struct rp_share {
+    uint64_t number;        /* parent: used once, so workers know what they have already */
+    uint64_t len;           /* parent: of the encoding */
+    rp_u32 closed;          /* parent: 1: whoever has it is to drop it, nobody begins to use it */
+    _Alignas(64) rp_u32 user[RP_MAX_SEATS]; /* worker in that seat: 1 from before it looks until nothing lies on it */
+};
 
 /* A worker's control block. A seat outlives its workers: a replacement sits down after its predecessor was buried. */
 struct rp_seat {
@@ -75,6 +101,8 @@ struct rp_seat {
     _Alignas(RP_LINE) rp_u64 tail; /* worker: bytes ever published in the result ring */
     rp_u32 calls;                  /* worker: calls begun in the task or chunk that it runs, if that is RP_COUNTED; else 0 */
     _Alignas(RP_LINE) rp_u64 head; /* parent: bytes ever consumed */
+    rp_u32 answered;               /* parent: requests for a block that it has answered (offers.h) */
+    _Alignas(RP_LINE) struct rp_offer offers[RP_OFFERS];
 };
 enum rp_orders { RP_STAND_BY = 0, RP_SERVE = 1, RP_LEAVE = 2 };
 enum rp_seat_phase { RP_SEAT_FREE = 0, RP_SEAT_STARTING = 1, RP_SEAT_READY = 2, RP_SEAT_SERVING = 3, RP_SEAT_LEAVING = 4 };
@@ -117,7 +145,8 @@ struct rp_header {
 
 _Static_assert(sizeof(struct rp_slot) == RP_LINE, "a slot is one pair of lines");
 _Static_assert(sizeof(struct rp_record) == 16, "records keep 16-byte alignment");
-_Static_assert(offsetof(struct rp_seat, tail) == RP_LINE && sizeof(struct rp_seat) == 3 * RP_LINE, "one writer a line");
+_Static_assert(offsetof(struct rp_seat, tail) == RP_LINE && sizeof(struct rp_seat) == 4 * RP_LINE, "one writer a line");
+_Static_assert(sizeof(struct rp_share) % RP_HEAD == 0, "the encoding lies on lines of its own");
 _Static_assert(offsetof(struct rp_header, tail) == RP_LINE, "geometry does not share a line with live words");
 
 struct rp_geometry {

@@ -62,6 +62,9 @@ void rp_reader_reset(struct rp_reader *r)
     rp_store_relaxed(&r->seat->held, 0);
     rp_store_relaxed(&r->seat->name, 0);
     rp_store_relaxed(&r->seat->orders, RP_STAND_BY);
+    rp_store_relaxed(&r->seat->answered, 0);
+    for (uint32_t i = 0; i < RP_OFFERS; i++)
+        rp_store_relaxed(&r->seat->offers[i].word, 0);
     rp_store_relaxed(&r->seat->phase, RP_SEAT_FREE);
 }
 

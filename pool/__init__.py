@@ -29,6 +29,7 @@ _HOMES = {
     "Pool": ("pool.process_pool", "Pool"),
     "PoolTerminatedError": ("pool.errors", "PoolTerminatedError"),
     "RemoteTraceback": ("multiprocessing.pool", "RemoteTraceback"),
+    "SharedObject": ("pool._blocks", "SharedObject"),
     "TaskTimeoutError": ("pool.errors", "TaskTimeoutError"),
     "ThreadPool": ("pool.thread_pool", "ThreadPool"),
     "TimeoutError": ("multiprocessing", "TimeoutError"),

@@ -1,5 +1,7 @@
 """Values to bytes and back: see _codec.pyx."""
 
+from pool._buffers cimport Sharer, Span
+
 cdef enum:
     TAG_NONE = 0
     TAG_FALSE = 1
@@ -18,17 +20,26 @@ cdef enum:
     TAG_INTS = 13
     TAG_FLOATS = 14
     TAG_RANGE = 15
+    TAG_PARTS = 16
     # A value again:
     TAG_INSTANCE = 17
 
 cdef class Buffer:
     cdef unsigned char *data
     cdef Py_ssize_t used, room
+    cdef list spans, loose
+    cdef Py_ssize_t spanned
+    cdef Sharer sharer
     cdef unsigned char *grow(self, Py_ssize_t more) except NULL
+    cdef Py_ssize_t total(self) noexcept
+    cdef int refer(self, Span span) except -1
+    cdef int gather(self, unsigned char *to) except -1
+    cdef int flatten(self) except -1
+    cdef int clear(self) noexcept
 
 cdef inline bint runs_code(unsigned char tag) noexcept:
     """True if the making of such a value may run code of the program's."""
-    return tag == TAG_PICKLE or tag == TAG_INSTANCE
+    return tag == TAG_PICKLE or tag == TAG_INSTANCE or tag == TAG_PARTS
 
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept
@@ -36,6 +47,8 @@ cdef int append_value(Buffer into, object value, bint by_value) except -1
 cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop, bint by_value) except -1
 cdef bint is_int64(object value, long long *number) noexcept
 cdef int append_pickle(Buffer into, object value, bint by_value) except -1
+cdef int append_image(Buffer into, object value) except -1
 cdef object decode(const unsigned char *at, Py_ssize_t size)
+cdef object decode_apart(const unsigned char *at, Py_ssize_t size)
 cdef object decode_at(const unsigned char **at, const unsigned char *end)
 cdef list decode_values(const unsigned char *at, Py_ssize_t size)

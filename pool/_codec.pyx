@@ -16,6 +16,10 @@ whatever the objects please. `marshal` is no substitute: it turns any object wit
              | TAG_FLOATS double*       all of them exact floats
              | TAG_RANGE count start step    arguments only, written by the dispatcher
              | TAG_PICKLE pickle of a sequence
+             | TAG_PARTS ...            as below, of a sequence
+
+Large values are not copied here: a Buffer refers to the memory of bytes, strings and whatever offers its buffers to pickle, and it
+is copied from there into the block. With buffers of their own, value and values are TAG_PARTS and what csrc/parts.h says.
 """
 
 import collections
@@ -24,6 +28,8 @@ import io
 import pickle
 import sys
 from multiprocessing.reduction import ForkingPickler
+
+import array
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -38,8 +44,10 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
+from pool._buffers cimport Sharer, Span, load_parts, span_of, token_of, unlocked
+from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_copy, rp_part, rp_parts_head
 from pool._instances cimport Layout, Plain, plain_of
 
 cdef extern from "Python.h":
@@ -89,12 +97,24 @@ cdef enum:
     SMALL = 64
     DEPTH = 4
     LARGE = 1024
+    REFERRED = 32768    # memory of an object that is worth not being copied twice
+    HANDED_ON = 1 << 20 # a pickle that is worth it
+    APART = 65536       # bytes that are copied without the GIL
+    TOKEN_SPARE = 2     # of a part: it is a shared object's block
+    PART = 8192         # a buffer that is worth staying out of the stream
+
+# With the protocols below 5, which the stdlib's pools use as long as they are the default, a read-only array arrives writable.
+cdef bint WRITABLE = pickle.DEFAULT_PROTOCOL < 5
 
 
 @cython.final
 @cython.no_gc
 cdef class Buffer:
-    """Bytes that grow. One value at a time; `used` is set back by the owner."""
+    """Bytes that grow, and memory of objects that belongs between them. One value at a time; the owner sets it back.
+
+    data, used: the own bytes. spans: the others, in order, `spanned` bytes; None: there are none. loose: buffers that the pickler
+    left out of its stream. sharer: knows which of them have a block of their own; or None.
+    """
 
     def __dealloc__(self):
         PyMem_RawFree(self.data)
@@ -114,9 +134,77 @@ cdef class Buffer:
             self.room = room
         return self.data + self.used
 
+    cdef Py_ssize_t total(self) noexcept:
+        return self.used + self.spanned
+
+    cdef int clear(self) noexcept:
+        self.used = self.spanned = 0
+        self.spans = self.loose = None
+        return 0
+
+    cdef int refer(self, Span span) except -1:
+        """The span's bytes come next."""
+        span.at = self.used
+        if self.spans is None:
+            self.spans = []
+        self.spans.append(span)
+        self.spanned += span.size
+        return 0
+
+    cdef int gather(self, unsigned char *to) except -1:
+        """Copies everything, without the GIL if it is much. What was copied is let go at once, so that nothing is there three
+        times; only clear() may follow."""
+        cdef Py_ssize_t done = 0
+        cdef Span span
+        cdef list spans = self.spans
+        self.spans = None
+        if spans is not None:
+            spans.reverse()
+            while spans:
+                span = spans.pop()
+                memcpy(to, self.data + done, span.at - done)
+                to += span.at - done
+                done = span.at
+                copy(to, span.data, span.size)
+                to += span.size
+                span = None
+        copy(to, self.data + done, self.used - done)
+        return 0
+
+    cdef int flatten(self) except -1:
+        """Nothing refers to the user's objects any more."""
+        cdef Buffer whole
+        if self.spans is None:
+            return 0
+        whole = Buffer()
+        whole.grow(self.total())
+        whole.used = self.total()
+        self.gather(whole.data)
+        self.data, whole.data = whole.data, self.data
+        self.used = whole.used
+        self.room = whole.room
+        self.spanned = 0
+        return 0
+
+    def take(self, buffer):
+        """The buffer_callback of pickle.Pickler. True: it is to stay in the stream."""
+        cdef Span span = span_of(None, buffer)
+        if span is None:
+            return True  # not contiguous: pickle has an error for it
+        if span.size < PART and token_of(span) is None:
+            return True
+        if self.loose is None:
+            self.loose = []
+        self.loose.append(span)
+        return False
+
     def write(self, data):
-        """The file protocol of pickle.Pickler."""
+        """The file protocol of pickle.Pickler, which hands over large bytes as they are."""
         cdef Py_buffer view
+        cdef Py_ssize_t size = len(data)
+        if size >= REFERRED and (type(data) is bytes or type(data) is bytearray):
+            self.refer(span_of(data if type(data) is bytes else None, data))
+            return size
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             memcpy(self.grow(view.len), view.buf, view.len)
@@ -124,6 +212,15 @@ cdef class Buffer:
             return view.len
         finally:
             PyBuffer_Release(&view)
+
+
+cdef int copy(unsigned char *to, const unsigned char *data, Py_ssize_t size) except -1:
+    if size < APART:
+        memcpy(to, data, size)
+    else:
+        with nogil:
+            rp_copy(to, data, size)
+    return 0
 
 
 cdef bint is_int64(object value, long long *number) noexcept:
@@ -273,6 +370,7 @@ cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
 cdef dict reducers = {}
 # Key, value, key, value: what the two were when `reducers` was made.
 cdef list reducers_made_of = []
+cdef bint numpy_known = False
 # Free picklers. A __reduce__ may submit tasks itself, or let another thread run: each takes a pickler of its own.
 cdef list picklers = []
 
@@ -289,9 +387,34 @@ cdef Py_ssize_t still_the_same(object table, Py_ssize_t i) except -2:
     return i
 
 
+def reduce_ndarray(value):
+    """Of an exact numpy.ndarray that is read-only."""
+    reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if value.flags.writeable or type(reduced) is not tuple or type(reduced[1]) is not tuple or not reduced[1]:
+        return reduced
+    first, *others = reduced[1]
+    if type(first) is not pickle.PickleBuffer:
+        return reduced
+    return (reduced[0], (pickle.PickleBuffer(unlocked(first)), *others), *reduced[2:])
+
+
+def rebuild_array(code, data):
+    """An array.array from its typecode and its bytes."""
+    result = array.array(code)
+    result.frombytes(data)
+    return result
+
+
+def reduce_array(value):
+    """Of an exact array.array: its own way makes bytes of all of it first."""
+    if len(value) * value.itemsize < PART or value.typecode in "uw":
+        return value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    return rebuild_array, (value.typecode, pickle.PickleBuffer(value))
+
+
 cdef object new_pickler():
     buffer = Buffer()
-    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL, buffer_callback=buffer.take)
     pickler.dispatch_table = reducers
     return pickler, buffer
 
@@ -301,9 +424,18 @@ cdef object free_pickler():
     global reducers, reducers_made_of
     cdef dict registered = copyreg.dispatch_table, extra = ForkingPickler._extra_reducers
     cdef Py_ssize_t i = still_the_same(registered, 0)
+    cdef dict own
+    global numpy_known
+    if WRITABLE and not numpy_known and "numpy" in sys.modules:
+        i = -1
     if i < 0 or still_the_same(extra, i) != PyList_GET_SIZE(reducers_made_of):
         picklers.clear()
-        reducers = {**registered, **extra}
+        own = {array.array: reduce_array}
+        ndarray = getattr(sys.modules.get("numpy"), "ndarray", None) if WRITABLE else None
+        if ndarray is not None:
+            own[ndarray] = reduce_ndarray
+            numpy_known = True
+        reducers = {**own, **registered, **extra}
         reducers_made_of = [part for table in (registered, extra) for item in table.items() for part in item]
     return picklers.pop() if picklers else new_pickler()
 
@@ -313,28 +445,118 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
 
     Raises what pickling raises; the buffer is then as before.
     """
-    cdef Py_ssize_t before = into.used
     cdef Buffer buffer
     pair = free_pickler()
     pickler, buffer = pair
-    buffer.used = 0
+    buffer.clear()
     try:
         pickler.dump(value)
-        into.grow(1 + buffer.used)[0] = TAG_PICKLE
-        memcpy(into.data + before + 1, buffer.data, buffer.used)
-        into.used = before + 1 + buffer.used
+        append_stream(into, buffer, False)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if not by_value:
             raise
-        data = pickle_by_value(value, error)
-        into.grow(1)[0] = TAG_PICKLE
-        into.used = before + 1
-        into.write(data)
+        buffer.clear()
+        pickle_by_value(value, buffer, error)
+        append_stream(into, buffer, False)
     finally:
         pickler.clear_memo()
+        buffer.clear()
         # A giant value must not keep its memory for good.
         if buffer.room <= (1 << 20) and len(picklers) < 8 and pickler.dispatch_table is reducers:
             picklers.append(pair)
+    return 0
+
+
+cdef int append_image(Buffer into, object value) except -1:
+    """As append_value, always as TAG_PARTS."""
+    pair = free_pickler()
+    pickler, buffer = pair
+    (<Buffer>buffer).clear()
+    try:
+        pickler.dump(value)
+        append_stream(into, <Buffer>buffer, True)
+    finally:
+        pickler.clear_memo()
+        (<Buffer>buffer).clear()
+    return 0
+
+
+cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
+    """Appends what a pickler wrote, and the buffers that it left out of it. whole: as TAG_PARTS, also without any."""
+    cdef Span span
+    cdef Py_ssize_t done = 0, begin = 0, start = 0, n = 0, at, i
+    cdef rp_parts_head head
+    cdef rp_part part
+    cdef unsigned char *table
+    cdef Buffer text = stream
+    if stream.used >= HANDED_ON:
+        # What the pickler wrote is referred to as well: a long list is then there as its pickle and in the block, not once more.
+        text = Buffer()
+        text.data, stream.data = stream.data, NULL
+        text.used = stream.used
+        stream.used = stream.room = 0
+    if stream.loose is None and not whole:
+        into.grow(1)[0] = TAG_PICKLE
+        into.used += 1
+    else:
+        n = 0 if stream.loose is None else len(stream.loose)
+        begin = into.used
+        start = into.total()
+        memset(&head, 0, sizeof(head))
+        head.tag = TAG_PARTS
+        head.n = n
+        head.stream_off = RP_PART_ALIGN + n * sizeof(rp_part)
+        head.stream_len = text.used + stream.spanned
+        table = into.grow(head.stream_off)
+        memset(table, 0, head.stream_off)
+        memcpy(table, &head, sizeof(head))
+        into.used += head.stream_off
+    if stream.spans is not None:
+        for span in stream.spans:
+            append_text(into, text, done, span.at)
+            done = span.at
+            into.refer(span)
+    append_text(into, text, done, text.used)
+    if stream.loose is None:
+        return 0
+    for i in range(n):
+        span = stream.loose[i]
+        memset(&part, 0, sizeof(part))
+        part.len = span.size
+        at = 0
+        if into.sharer is not None:
+            at = into.sharer.offset_of(span)
+        part.how = RP_PART_FIXED if span.fixed else RP_PART_HERE
+        if at:
+            part.off = at
+            part.spare = span.fixed
+            part.how = RP_PART_SHARED
+            if token_of(span) is not None:
+                part.spare = TOKEN_SPARE
+                part.len = into.sharer.size_of(span)
+        elif token_of(span) is not None:
+            raise ValueError("a shared object can only be sent with tasks of its own pool")
+        else:
+            at = RP_PART_ALIGN - 1 - (into.total() - start + RP_PART_ALIGN - 1) % RP_PART_ALIGN
+            memset(into.grow(at), 0, at)
+            into.used += at
+            part.off = into.total() - start
+            into.refer(span)
+        memcpy(into.data + begin + RP_PART_ALIGN + i * sizeof(part), &part, sizeof(part))
+    return 0
+
+
+cdef int append_text(Buffer into, Buffer text, Py_ssize_t begin, Py_ssize_t end) except -1:
+    """Appends what lies there in the text, which stays as it is if it is long."""
+    cdef Span span
+    if end - begin >= HANDED_ON:
+        span = Span.__new__(Span)
+        span.data = text.data + begin
+        span.size = end - begin
+        span.owner = text
+        return into.refer(span)
+    memcpy(into.grow(end - begin), text.data + begin, end - begin)
+    into.used += end - begin
     return 0
 
 
@@ -342,7 +564,14 @@ cdef object by_value_pickler = None
 
 
 def dump_by_value(value):
-    """The pickle of a value whose functions and classes are taken along where they are not importable. Raises what pickling raises.
+    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises."""
+    file = io.BytesIO()
+    new_by_value_pickler(file, None).dump(value)
+    return file.getvalue()
+
+
+cdef object new_by_value_pickler(object file, object buffer_callback):
+    """Of cloudpickle's.
 
     What cloudpickle turns into something else on the way (a memoryview into bytes, an open file into its contents) is refused.
     """
@@ -358,14 +587,14 @@ def dump_by_value(value):
             )
 
         by_value_pickler = Pickler
-    file = io.BytesIO()
-    by_value_pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    return file.getvalue()
+    return by_value_pickler(file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
 
 
-cdef object pickle_by_value(object value, object error):
+cdef int pickle_by_value(object value, Buffer into, object error) except -1:
+    """error: of pickle, why it is tried this way."""
     try:
-        return dump_by_value(value)
+        new_by_value_pickler(into, into.take).dump(value)
+        return 0
     except Exception:
         # The user knows pickle; cloudpickle's own reason would only confuse.
         raise error from None
@@ -436,12 +665,35 @@ cdef bint write_header(Plain plain, object attributes) except -1:
 
 cdef int append_value(Buffer into, object value, bint by_value) except -1:
     """Appends any value. Raises what pickling raises; the buffer is then as before."""
-    cdef Py_ssize_t size = simple_size(value)
+    cdef Py_ssize_t size = simple_size(value), n
     if size < 0:
         return 0 if append_instance(into, value) else append_pickle(into, value, by_value)
+    if size >= REFERRED and (PyBytes_CheckExact(value) or PyUnicode_CheckExact(value)):
+        return append_long(into, value)
     simple_write(value, into.grow(size))
     into.used += size
     return 0
+
+
+cdef int append_long(Buffer into, object value) except -1:
+    """Appends bytes or a string without a copy of it."""
+    cdef Span span = Span.__new__(Span)
+    cdef Py_ssize_t n
+    cdef uint64_t size
+    span.owner = value
+    if PyBytes_CheckExact(value):
+        span.data = <const unsigned char *>PyBytes_AS_STRING(value)
+        span.size = size = PyBytes_GET_SIZE(value)
+        into.grow(9)[0] = TAG_BYTES
+        memcpy(into.data + into.used + 1, &size, 8)
+        into.used += 9
+    else:
+        n = PyUnicode_KIND(value)
+        span.data = <const unsigned char *>PyUnicode_DATA(value)
+        span.size = n * PyUnicode_GET_LENGTH(value)
+        put_head(into.grow(5), TAG_STR1 if n == 1 else TAG_STR2 if n == 2 else TAG_STR4, PyUnicode_GET_LENGTH(value))
+        into.used += 5
+    return into.refer(span)
 
 
 cdef inline object item_of(object values, Py_ssize_t i):
@@ -572,6 +824,9 @@ cdef object decode_at(const unsigned char **at, const unsigned char *end):
     if tag == TAG_PICKLE:
         at[0] = end
         return pickle.loads(PyMemoryView_FromMemory(<char *>p, end - p, PyBUF_READ))
+    if tag == TAG_PARTS:
+        at[0] = end
+        return load_parts(p - 1, end - p + 1, None)
     if tag == TAG_BYTES:
         if end - p < 8:
             raise damaged()
@@ -681,11 +936,24 @@ cdef object decode(const unsigned char *at, Py_ssize_t size):
     return decode_at(&p, at + size)
 
 
+cdef object decode_apart(const unsigned char *at, Py_ssize_t size):
+    """As decode; long bytes are copied without the GIL, so what lies there has to stay meanwhile."""
+    cdef uint64_t length
+    if size < APART or at[0] != TAG_BYTES:
+        return decode(at, size)
+    memcpy(&length, at + 1, 8)
+    if length > <uint64_t>(size - 9):
+        raise damaged()
+    value = PyBytes_FromStringAndSize(NULL, length)
+    copy(<unsigned char *>PyBytes_AS_STRING(value), at + 9, length)
+    return value
+
+
 cdef list decode_values(const unsigned char *at, Py_ssize_t size):
     """The chunk in these bytes, as a list. Raises as decode."""
     cdef const unsigned char *p = at + 5
     cdef uint32_t n
-    if size >= 1 and at[0] == TAG_PICKLE:
+    if size >= 1 and (at[0] == TAG_PICKLE or at[0] == TAG_PARTS):
         return list(decode(at, size))
     if size >= 1 and (at[0] == TAG_INTS or at[0] == TAG_FLOATS):
         return decode_numbers(at, size)
@@ -724,6 +992,7 @@ def encode(value, *, by_value=False):
     """
     cdef Buffer buffer = Buffer()
     append_value(buffer, value, by_value)
+    buffer.flatten()
     return PyBytes_FromStringAndSize(<char *>buffer.data, buffer.used)
 
 

@@ -5,7 +5,15 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 cdef extern from "layout.h" nogil:
     ctypedef uint32_t rp_u32
     ctypedef uint64_t rp_u64
-    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED, RP_AHEAD
+    enum: RP_INLINE, RP_MAX_SEATS, RP_SPIN_CHAIRS, RP_KEEP, RP_COUNTED, RP_AHEAD, RP_HEADED, RP_HEAD
+    struct rp_share:
+        uint64_t number, len
+        rp_u32 closed
+        rp_u32 *user
+    struct rp_head:
+        rp_u32 released
+        uint32_t keep
+        uint64_t room
     enum: RP_SEAT_FREE, RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
     enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
     enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
@@ -31,7 +39,7 @@ cdef extern from "layout.h" nogil:
         rp_header *h
         rp_slot *slots
         rp_seat *seats
-        uint64_t slot_mask, arena_off
+        uint64_t slot_mask, arena_off, arena_bytes
         uint32_t nseats, used, ring_bytes
         rp_doorbell_kind doorbell
         unsigned char *rings
@@ -48,6 +56,8 @@ cdef extern from "atomics.h" nogil:
     void store32 "rp_store_seq"(rp_u32 *, uint32_t)
     uint32_t glance32 "rp_load_relaxed"(rp_u32 *)
     void note32 "rp_store_relaxed"(rp_u32 *, uint32_t)
+    uint32_t learn32 "rp_load_acquire"(rp_u32 *)
+    void tell32 "rp_store_release"(rp_u32 *, uint32_t)
     uint64_t load64 "rp_load_seq"(rp_u64 *)
     void store64 "rp_store_seq"(rp_u64 *, uint64_t)
 
@@ -61,6 +71,7 @@ cdef extern from "segment.h" nogil:
     int rp_segment_create(rp_segment *, size_t, rp_segment_how)
     int rp_segment_attach(rp_segment *, int)
     int rp_segment_back(const rp_segment *, uint64_t, uint64_t)
+    int rp_segment_drop(const rp_segment *, uint64_t, uint64_t)
     void rp_segment_close(rp_segment *)
 
 cdef extern from "doorbell.h" nogil:
@@ -148,11 +159,62 @@ cdef extern from "arena.h" nogil:
     struct rp_block:
         uint64_t off, len, backed
     struct rp_arena:
-        uint64_t used_bytes, warm_bytes
+        uint64_t next, live, used_bytes, warm_bytes, keep_bytes, limit_bytes
     void rp_arena_init(rp_arena *, const rp_map *, const rp_segment *, uint64_t)
     void rp_arena_release(rp_arena *)
     int rp_arena_alloc(rp_arena *, uint64_t, rp_block *)
+    int rp_arena_reserve(rp_arena *, uint64_t, rp_block *)
+    int rp_arena_back(const rp_segment *, rp_block *)
+    uint64_t rp_block_charge(const rp_block *)
+    uint64_t rp_block_room(const rp_block *)
+    bint rp_arena_withdraw(rp_arena *, rp_block *)
+    void rp_arena_return(rp_arena *, rp_block *)
+    void rp_arena_bare(rp_arena *, rp_block *)
     void rp_arena_free(rp_arena *, rp_block *)
+
+cdef extern from "offers.h" nogil:
+    struct rp_taken:
+        uint64_t off, room, backed
+    bint rp_offer_make(const rp_map *, uint32_t, uint64_t, const rp_taken *)
+    bint rp_offer_recall(const rp_map *, uint32_t, uint64_t)
+    void rp_offer_answer(const rp_map *, uint32_t)
+    bint rp_offer_take(const rp_map *, uint32_t, uint64_t, rp_taken *)
+    bint rp_offer_wait(const rp_map *, uint32_t, uint32_t, int64_t)
+
+cdef extern from "copy.h" nogil:
+    void rp_copy(void *, const void *, size_t)
+
+cdef extern from "lease.h" nogil:
+    struct rp_file:
+        int fd
+    struct rp_lease:
+        void *at
+        size_t len
+        uint64_t off
+        const rp_file *file
+        bint ours, apart, stuck
+    int rp_file_open(rp_file *, int)
+    void rp_lease_begin(rp_lease *)
+    void rp_lease_forget(rp_lease *)
+    int rp_lease_end(rp_lease *)
+    int rp_leases_part()
+    void rp_leases_keep_only(const rp_file *, uint64_t)
+    int rp_lease_map(void **, const rp_file *, uint64_t, size_t, bint)
+    void rp_lease_unmap(void *, size_t)
+    int rp_populate(void *, size_t)
+
+cdef extern from "parts.h" nogil:
+    enum: RP_PART_ALIGN, RP_PARTS_MOST
+    enum: RP_PART_HERE, RP_PART_SHARED, RP_PART_FIXED
+    struct rp_parts_head:
+        unsigned char tag
+        uint32_t n
+        uint64_t stream_off, stream_len
+    struct rp_part:
+        uint64_t off, len
+        uint32_t how, spare
+    int rp_parts_open(const void *, uint64_t, rp_parts_head *)
+    int rp_parts_get(const void *, uint64_t, const rp_parts_head *, uint32_t, uint64_t, uint64_t, rp_part *)
 
 cdef extern from "pages.h" nogil:
     void *rp_pages_get(size_t)
@@ -175,6 +237,7 @@ cdef extern from "fault.h" nogil:
     # Names in every build, numbers only in a build that has fault points.
     enum:
         RP_AT_ATTACHED, RP_AT_REPORTED, RP_AT_DECODING, RP_AT_CALLING, RP_AT_RETURNED, RP_AT_ENCODED, RP_AT_BETWEEN_PIECES
+        RP_AT_WANTS_BLOCK, RP_AT_HAS_BLOCK
         RP_AT_LEAVING, RP_AT_REGISTERED, RP_AT_BLOCK_WRITTEN, RP_AT_PEEKED, RP_AT_SETTLING, RP_AT_SETTLED, RP_AT_BURYING
         RP_AT_DRAINED, RP_AT_BURIED, RP_AT_SEAT_OPENED, RP_AT_SENT_FOR, RP_AT_STOPPING
 
@@ -194,3 +257,5 @@ cdef enum:
     RESULT_PIECE = 4     # 8 bytes total, 8 bytes offset, a piece; the whole is a kind (1 byte) and its payload
     RESULT_BOOT = 5      # as RESULT_ERROR: the initializer failed; belongs to no task
     RESULT_MAIN = 6      # as RESULT_BOOT: the main module failed when the worker imported it
+    RESULT_WANT = 7      # 8 bytes: the worker wants a block of so much room for the result that it is about to send
+    RESULT_BLOCK = 8     # 8 bytes each: offset of the encoding in the segment, its size, nanoseconds, kind of record

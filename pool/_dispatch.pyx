@@ -27,8 +27,10 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
-from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, runs_code,
-                          simple_size, simple_write)
+from pool._blocks cimport Blocks, Shares, share
+from pool._buffers cimport ResultBlock, Store
+from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_RANGE, Buffer, append_pickle, append_value, append_values, decode,
+                          decode_values, runs_code, simple_size, simple_write)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
@@ -60,11 +62,14 @@ cdef enum:
     QUIET_LOOKS = 20
     LOADING_NS = 60000000000    # that importing what a call needs may take beyond its limit
     ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
+    HEADED_LEAST = 16384        # payloads that workers may build objects on, or put their results into; of whole pages in any case
+    COPY_BYTES = 1 << 20        # payloads that take their time to copy: larger frames would not help
     SUBMIT_NS = 2000000         # how long an asynchronous call may encode before it leaves the rest to the collector thread
 
 DEFAULT_SLOTS = 2048
 DEFAULT_RING_BYTES = 1 << 18
 KEEP_WARM_BYTES = 64 << 20
+QUIET_BYTES = 16 << 20
 
 
 cdef struct Entry:
@@ -72,7 +77,10 @@ cdef struct Entry:
     PyObject *function # owned: its block must stay as long as a worker may load it
     Py_ssize_t index   # of the task, or of the first task of the chunk, in the job
     Py_ssize_t count   # tasks in the chunk; 0: a single task
+    PyObject *others   # owned: shared blocks that the payload refers to; or NULL
     rp_block block     # of the payload, if it did not fit the slot
+    uint64_t charge    # bytes that it counts in task_bytes
+    bint headed        # it begins with a head
     bint doomed        # has its outcome, and its worker is being killed for it
     bint limited       # its Limit counts
 
@@ -103,7 +111,10 @@ cdef class Task:
     cdef Py_ssize_t index, count
     cdef int kind
     cdef Buffer data        # None: the payload is in the block
+    cdef tuple others       # shared blocks that it refers to; or None
     cdef rp_block block
+    cdef uint64_t charge
+    cdef bint headed
 
 
 @cython.final
@@ -112,6 +123,7 @@ cdef class Source(BaseSource):
     cdef Job job
     cdef object items       # iterator; if it is `sliced`, a tuple or range
     cdef bint sliced        # items are taken by their place
+    cdef bint rows          # they are an array, of which a chunk is a slice
     cdef Py_ssize_t at, total   # of these items: how many were taken, how many there are
     cdef uint64_t start, step   # of such a range, modulo 2**64
     cdef Py_ssize_t left    # items that are still to come; -1: as many as there are
@@ -123,10 +135,17 @@ cdef class Source(BaseSource):
     cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
     cdef Task stuck         # encoded, but there was no room for it
+    cdef Shares shares      # parts that more than one of its tasks has
+    cdef Py_ssize_t bytes   # of the last task that was encoded
     cdef tuple again        # (item or chunk,) whose encoding a Ctrl-C broke off that was not meant for it; or None
 
 
 cdef object END = object()
+
+
+cdef bint is_rows(object items) except -1:
+    """True for what has items by their place and slices, and is none of Python's own."""
+    return type(items) not in (tuple, range, list, str, bytes) and hasattr(type(items), "__array__")
 
 
 cdef bint sliceable(object items, bint star) except -1:
@@ -153,14 +172,19 @@ cdef class Dispatcher(Collector):
 
     seats: processes at most, each takes one with open_seat(). workers: how many are to serve. slots: cells of the task ring, a
     power of two. ring_bytes: of each result ring, a power of two.
-    arena_bytes: address space for larger payloads (memory is used only as it is touched). cores: how many this process may
+    arena_bytes: address space for larger payloads (memory is used only as it is touched). arena_limit: bytes of memory that they
+    may have; None: any. cores: how many this process may
     use. fallbacks: names of mechanisms to force, of {"unlinked", "poll"}.
     Raises OSError if the system refuses the memory, ValueError for a geometry that is not allowed.
     """
     cdef rp_segment segment
     cdef rp_map map
     cdef rp_producer producer
-    cdef rp_arena arena
+    cdef Store memory               # has the segment and the arena; results may keep it for longer
+    cdef Blocks blocks
+    cdef Shares plain               # of calls with one task
+    cdef rp_arena *arena
+    cdef uint64_t task_bytes        # in blocks of tasks that are not settled
     cdef rp_reader *readers
     cdef Entry *entries     # per slot
     cdef Limit *limits      # per slot
@@ -188,13 +212,14 @@ cdef class Dispatcher(Collector):
     cdef int quiet                  # how often it did so in vain
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
+    cdef int settling               # the seat whose result is being taken; -1: none
     cdef bint collecting, dormant, finished, released
     cdef int64_t collected_at
     cdef double record_bytes        # size of a result, smoothed
 
     def __cinit__(self, *, uint32_t seats, uint32_t workers, encode_function, callbacks, alarm, start_collector,
                   uint32_t cores, uint32_t slots=DEFAULT_SLOTS,
-                  uint32_t ring_bytes=DEFAULT_RING_BYTES, uint64_t arena_bytes=1 << 36, fallbacks=()):
+                  uint32_t ring_bytes=DEFAULT_RING_BYTES, uint64_t arena_bytes=1 << 36, arena_limit=None, fallbacks=()):
         cdef rp_geometry g
         cdef rp_segment_how how = RP_SEGMENT_UNLINKED if "unlinked" in fallbacks else RP_SEGMENT_ANY
         cdef size_t size
@@ -216,6 +241,9 @@ cdef class Dispatcher(Collector):
             arena_bytes //= 2
         if err:
             raise OSError(-err, f"no shared memory for the pool: {os.strerror(-err)}")
+        self.memory = Store.__new__(Store)
+        self.memory.take_over(&self.segment)
+        self.arena = &self.memory.arena
         rp_layout_write(self.segment.base, &g)
         err = rp_layout_open(&self.map, self.segment.base, self.segment.size)
         if not err:
@@ -224,7 +252,13 @@ cdef class Dispatcher(Collector):
             err = rp_producer_init(&self.producer, &self.map)
         if err:
             raise OSError(-err, f"no shared memory for the pool: {os.strerror(-err)}")
-        rp_arena_init(&self.arena, &self.map, &self.segment, KEEP_WARM_BYTES)
+        rp_arena_init(self.arena, &self.map, &self.memory.segment, KEEP_WARM_BYTES)
+        if arena_limit is not None:
+            self.arena.limit_bytes = arena_limit
+            self.arena.keep_bytes = max(<uint64_t>KEEP_WARM_BYTES, self.arena.limit_bytes // 4)
+        self.blocks = Blocks.__new__(Blocks, self.memory, alarm)
+        self.blocks.map = &self.map
+        self.blocks.quiet_bytes = QUIET_BYTES
         rp_spin_init(&self.spin)
         self.readers = <rp_reader *>rp_pages_get(seats * sizeof(rp_reader))
         self.entries = <Entry *>rp_pages_get(slots * sizeof(Entry))
@@ -246,6 +280,7 @@ cdef class Dispatcher(Collector):
         self.alarm = alarm
         self.start_collector = start_collector
         self.cores = cores
+        self.settling = -1
 
     def __dealloc__(self):
         cdef uint64_t i
@@ -256,12 +291,13 @@ cdef class Dispatcher(Collector):
             for i in range(self.slots_used()):
                 Py_XDECREF(self.entries[i].job)
                 Py_XDECREF(self.entries[i].function)
+                Py_XDECREF(self.entries[i].others)
         rp_pages_give(self.entries, (self.map.slot_mask + 1) * sizeof(Entry))
         rp_pages_give(self.limits, (self.map.slot_mask + 1) * sizeof(Limit))
         rp_pages_give(self.readers, self.map.nseats * sizeof(rp_reader))
         rp_producer_free(&self.producer)
-        rp_arena_release(&self.arena)
-        rp_segment_close(&self.segment)
+        if self.memory is None:
+            rp_segment_close(&self.segment)
 
     cdef uint64_t slots_used(self) noexcept:
         """Slots that have ever held a task: the first so many."""
@@ -282,7 +318,8 @@ cdef class Dispatcher(Collector):
                 self.trash.append(<object>self.entries[i].function)
                 Py_XDECREF(self.entries[i].job)
                 Py_XDECREF(self.entries[i].function)
-                self.entries[i].job = self.entries[i].function = NULL
+                Py_XDECREF(self.entries[i].others)
+                self.entries[i].job = self.entries[i].function = self.entries[i].others = NULL
 
     def release(self):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
@@ -294,7 +331,10 @@ cdef class Dispatcher(Collector):
             self.functions.clear()
             self.pending.clear()
             self.backlog = False
-            rp_segment_close(&self.segment)
+            self.blocks.end()
+            self.memory.close()
+            self.segment.base = NULL
+            self.segment.fd = -1
             self.tidy()
         return True
 
@@ -331,7 +371,7 @@ cdef class Dispatcher(Collector):
         cdef int err
         if self.ended is not None:
             raise self.ended
-        err = rp_arena_alloc(&self.arena, size + 8, &function.block)
+        err = rp_arena_alloc(self.arena, size + 8, &function.block)
         if err:
             raise OSError(-err, f"no shared memory for a function of {size} bytes: {os.strerror(-err)}")
         memcpy(self.map.base + function.block.off, &size, 8)
@@ -342,7 +382,7 @@ cdef class Dispatcher(Collector):
         for key, function in list(self.functions.items()):
             if (<Function>function).users == 0 and (<Function>function).slots == 0:
                 del self.functions[key]
-                rp_arena_free(&self.arena, &(<Function>function).block)
+                rp_arena_free(self.arena, &(<Function>function).block)
         return 0
 
     cdef inline void commit(self, rp_slot *slot, uint64_t pos, Job job, Py_ssize_t index, Py_ssize_t count, int kind) noexcept:
@@ -350,7 +390,8 @@ cdef class Dispatcher(Collector):
         cdef Function function = <Function>job.function
         slot.kind = kind
         slot.func_id = function.id
-        slot.flags = (RP_KEEP if function.cached else 0) | (RP_COUNTED if job.timeout_ns else 0)
+        slot.flags = ((RP_KEEP if function.cached else 0) | (RP_COUNTED if job.timeout_ns else 0)
+                      | (RP_HEADED if entry.headed else 0))
         slot.func_off = function.block.off
         Py_INCREF(job)
         Py_INCREF(function)
@@ -388,7 +429,7 @@ cdef class Dispatcher(Collector):
                 self.commit(slot, pos, job, index, 0, kind)
                 rp_producer_kick(&self.producer)
                 return 1
-        task = self.encoded(job, index, 0, kind, value, job)
+        task = self.encoded(job, index, 0, kind, value, job, 0, self.shares_of(job))
         if task is not None and (self.backlog or not self.commit_task(task)):
             self.pending.append(task)
             self.backlog = True
@@ -404,7 +445,8 @@ cdef class Dispatcher(Collector):
                 self.ring()
         return 0
 
-    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value, Job mine, Py_ssize_t start=0):
+    cdef Task encoded(self, Job job, Py_ssize_t index, Py_ssize_t count, int kind, object value, Job mine, Py_ssize_t start=0,
+                      Shares shares=None):
         """The task, ready for a slot; None if it could not be encoded, which is then its outcome. count, start: a chunk of so many
         items of a list or tuple, from start on; 0: a single value. mine: the job for which this
         thread is here, or None: a Ctrl-C is raised, and is no outcome for a job of somebody else."""
@@ -414,14 +456,23 @@ cdef class Dispatcher(Collector):
         task.count = count
         task.kind = kind
         task.data = Buffer()
+        task.data.sharer = shares
         if not self.released:
             # Pickling may take any time: no worker is to wait for what lies in the ring already.
             rp_producer_kick(&self.producer)
         try:
             if count:
-                append_values(task.data, value, start, start + count, True)
+                if type(value) is tuple or type(value) is list:
+                    append_values(task.data, value, start, start + count, True)
+                else:
+                    append_pickle(task.data, value[start:start + count], True)
             else:
                 append_value(task.data, value, True)
+            if shares is not None:
+                task.others = shares.taken()
+            # What refers to the user's objects is copied now: he may change them.
+            if task.data.spans is not None and not self.lodge(task):
+                task.data.flatten()
         except BaseException as error:
             interrupt = is_interrupt(error)
             if not interrupt or job is mine:
@@ -432,57 +483,103 @@ cdef class Dispatcher(Collector):
             return None
         return task
 
+    cdef bint crowded(self, Py_ssize_t more) noexcept:
+        """True if so many bytes of payload had better wait."""
+        return self.task_bytes + more > ARENA_AHEAD_BYTES and self.producer.outstanding >= 2 * <uint64_t>self.workers
+
+    cdef object no_memory(self, Py_ssize_t size):
+        """The error of a task for which there will be no memory."""
+        return OSError(ENOMEM, f"no shared memory for a task of {size:,} bytes: {self.arena.used_bytes:,} of the arena's "
+                               f"{self.arena.limit_bytes:,} bytes are in use")
+
+    cdef bint lodge(self, Task task) except -1:
+        """Moves the payload into a block; False if there is no memory for one now."""
+        cdef Py_ssize_t total = task.data.total(), head = 0
+        cdef rp_block block
+        cdef rp_head *at
+        cdef int err
+        if self.released or self.foreign:
+            return False
+        if total >= HEADED_LEAST or task.others is not None:
+            head = RP_HEAD
+        if self.blocks.reserve(head + total, &block):
+            return False
+        self.blocks.watch()
+        self.copying += 1
+        try:
+            if block.backed < block.len:
+                if total < 65536:
+                    err = rp_arena_back(&self.segment, &block)
+                else:
+                    with nogil:
+                        err = rp_arena_back(&self.segment, &block)
+                if err:
+                    rp_arena_free(self.arena, &block)
+                    return False
+            if head:
+                at = <rp_head *>(self.map.base + block.off)
+                note32(&at.released, 0)
+                at.keep = task.job.retries > 0
+                at.room = 0 if at.keep else block.backed - RP_HEAD
+            task.data.gather(self.map.base + block.off + head)
+        except BaseException:
+            rp_arena_free(self.arena, &block)
+            raise
+        finally:
+            self.copying -= 1
+        task.data = None
+        task.block = block
+        task.headed = head > 0
+        task.charge = rp_block_charge(&block)
+        self.task_bytes += task.charge
+        fault(RP_AT_BLOCK_WRITTEN)
+        return True
+
     cdef int commit_task(self, Task task) except -1:
         """True if the task is in the ring, or its job has ended; False if there is no room for it now."""
         cdef rp_slot *slot
+        cdef Entry *entry
         cdef uint64_t pos = 0
-        cdef unsigned char *to
-        cdef unsigned char *data
-        cdef Py_ssize_t used
-        cdef int err
         if self.ended is not None:
             task.job.abort(self.ended)
         if task.job.done:
-            rp_arena_free(&self.arena, &task.block)
+            self.task_bytes -= task.charge
+            task.charge = 0
+            rp_arena_free(self.arena, &task.block)
             return True
         if self.producer.outstanding > self.map.slot_mask:
             return False
-        if task.data is not None and task.data.used > RP_INLINE:
-            used = task.data.used
-            # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do.
-            if (self.arena.used_bytes + used > ARENA_AHEAD_BYTES
-                    and self.producer.outstanding >= 2 * <uint64_t>self.workers):
+        # Back-pressure: a ring full of giants would be memory for nothing, the workers have enough to do. One that lies in a block
+        # already waits as well: who reads ahead sees the backlog.
+        if task.block.off and self.crowded(0):
+            return False
+        if task.data is not None and task.data.total() > RP_INLINE:
+            if self.crowded(task.data.total()):
                 return False
-            err = rp_arena_alloc(&self.arena, used, &task.block)
-            if err:
+            if not self.lodge(task):
                 if self.arena.used_bytes and self.producer.outstanding:
                     return False
-                task.job.place(task.index, task.count, failure_of(OSError(
-                    -err, f"no shared memory for a task of {used} bytes: {os.strerror(-err)}")))
+                task.job.place(task.index, task.count, failure_of(self.no_memory(task.data.total())))
                 return True
-            to, data = self.map.base + task.block.off, task.data.data
-            if used < 65536:
-                memcpy(to, data, used)
-            else:
-                self.copying += 1
-                with nogil:
-                    memcpy(to, data, used)
-                self.copying -= 1
-            task.data = None
-            fault(RP_AT_BLOCK_WRITTEN)
             if task.job.done or self.ended is not None:
                 return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
         if slot == NULL:
             return False
         if task.block.off:
-            slot.off = task.block.off
-            slot.len = task.block.len
+            slot.off = task.block.off + (RP_HEAD if task.headed else 0)
+            slot.len = task.block.len - (RP_HEAD if task.headed else 0)
         else:
             slot.off = 0
             slot.len = task.data.used
             memcpy(slot.data, task.data.data, task.data.used)
-        self.entries[pos & self.map.slot_mask].block = task.block
+        entry = &self.entries[pos & self.map.slot_mask]
+        entry.block = task.block
+        entry.charge = task.charge
+        entry.headed = task.headed
+        if task.others is not None:
+            Py_INCREF(task.others)
+            entry.others = <PyObject *>task.others
         task.block.off = 0
         self.commit(slot, pos, task.job, task.index, task.count, task.kind)
         return True
@@ -540,7 +637,8 @@ cdef class Dispatcher(Collector):
             if iterator is not None and not iterator.may_submit():
                 source.parked = True
                 return 1
-            if source.chunk == 0 and source.sliced and source.again is None and self.feed_run(source, iterator):
+            if (source.chunk == 0 and source.sliced and not source.rows and source.again is None
+                    and self.feed_run(source, iterator)):
                 continue
             try:
                 fed = self.feed_single(source, mine) if source.chunk == 0 else self.feed_chunk(source, mine)
@@ -600,7 +698,10 @@ cdef class Dispatcher(Collector):
         """1: one task went out. 0: no room. 2: no items left."""
         cdef uint64_t pos = 0
         cdef Py_ssize_t size
-        cdef rp_slot *slot = rp_producer_next(&self.producer, &pos)
+        cdef rp_slot *slot
+        if source.bytes > RP_INLINE and self.crowded(source.bytes):
+            return 0
+        slot = rp_producer_next(&self.producer, &pos)
         if slot == NULL:
             return 0
         item = self.next_of(source)
@@ -615,7 +716,11 @@ cdef class Dispatcher(Collector):
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
         else:
             try:
-                source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine)
+                if source.sliced and type(source.items) is tuple and source.at < source.total:
+                    source.shares.following = source.items[source.at]
+                source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine, 0, source.shares)
+                source.shares.following = None
+                source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:
                     source.next -= 1
@@ -642,6 +747,8 @@ cdef class Dispatcher(Collector):
         cdef bint in_map = source.left >= 0
         if self.producer.outstanding > self.map.slot_mask:
             return 0
+        if source.bytes > RP_INLINE and self.crowded(source.bytes):
+            return 0
         if source.adaptive:
             n = self.frame_size(source)
             if source.flying >= self.frames_ahead(source, n):
@@ -666,7 +773,8 @@ cdef class Dispatcher(Collector):
         i = source.next
         source.next += n if in_map else 1
         try:
-            source.stuck = self.encoded(source.job, i, n, source.kind, chunk, mine)
+            source.stuck = self.encoded(source.job, i, n, source.kind, chunk, mine, 0, source.shares)
+            source.bytes = size_of(source.stuck)
         except BaseException:
             if source.job is not mine:
                 source.left += n if in_map else 0
@@ -709,7 +817,10 @@ cdef class Dispatcher(Collector):
             source.stuck = task
         else:
             try:
-                source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at)
+                source.shares.following = source.items[source.at] if source.at < source.total and not source.rows else None
+                source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at, source.shares)
+                source.shares.following = None
+                source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:
                     source.at = at
@@ -725,8 +836,8 @@ cdef class Dispatcher(Collector):
         if source.cost_ns < 0:
             return 1
         n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
-        if source.encode_ns > FRAME_NS / 2:
-            # Encoding is dear. In a larger frame, what its items share is encoded once; up to the stdlib's size.
+        if source.encode_ns > FRAME_NS / 2 and source.bytes < COPY_BYTES:
+            # Encoding is dear, not the copy. In a larger frame, what its items share is encoded once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
         share = source.left // (2 * <Py_ssize_t>self.workers)
@@ -771,6 +882,7 @@ cdef class Dispatcher(Collector):
             source = self.source_of(job, items, star, chunksize, adaptive)
             source.left = length
             source.largest = length // (4 * <Py_ssize_t>self.workers) + 1
+            source.shares.checked = not sync
             self.enqueue(source, sync)
         self.submitted(sync)
         return job
@@ -788,10 +900,12 @@ cdef class Dispatcher(Collector):
         cdef Source source = Source.__new__(Source)
         source.job = job
         source.items = items
+        source.shares = Shares.__new__(Shares, self.blocks, True)
         source.cost_ns = -1.0
         source.adaptive = adaptive
         source.chunk = 0 if chunksize == 1 and not adaptive else chunksize
-        source.sliced = sliceable(items, star)
+        source.rows = is_rows(items)
+        source.sliced = source.rows or sliceable(items, star)
         if not source.sliced:
             source.items = iter(items)
         else:
@@ -825,12 +939,21 @@ cdef class Dispatcher(Collector):
                 self.start_collector = None
         return 0
 
+    cdef Shares shares_of(self, Job job):
+        if not isinstance(job, IMapIterator):
+            if self.plain is None:
+                self.plain = Shares.__new__(Shares, self.blocks, True, True)
+            return self.plain
+        if job.shares is None:
+            job.shares = Shares.__new__(Shares, self.blocks, True)
+        return <Shares>job.shares
+
     cdef int give(self, Job job, Py_ssize_t index, Py_ssize_t count, bint star, object value) except -1:
         cdef Task task
         if count == 0:
             self.put(job, index, TASK_STAR if star else TASK_ITEM, value)
         else:
-            task = self.encoded(job, index, count, TASK_CHUNK_STAR if star else TASK_CHUNK, value, job)
+            task = self.encoded(job, index, count, TASK_CHUNK_STAR if star else TASK_CHUNK, value, job, 0, self.shares_of(job))
             if task is not None:
                 self.pending.append(task)
                 self.backlog = True
@@ -879,6 +1002,7 @@ cdef class Dispatcher(Collector):
             if not rp_reader_unread(&self.readers[seat]):
                 continue
             got = 1
+            self.settling = seat
             for k in range(RECORDS_A_PASS):
                 got = rp_reader_peek(&self.readers[seat], &view)
                 if got != 1:
@@ -891,6 +1015,7 @@ cdef class Dispatcher(Collector):
                 rp_reader_consume(&self.readers[seat], &view)
                 self.record_bytes += (view.len + 16 - self.record_bytes) / 16
                 n += 1
+            self.settling = -1
             if got < 0:
                 self.broken.add(seat)
                 rp_reader_give_up(&self.readers[seat])
@@ -947,6 +1072,7 @@ cdef class Dispatcher(Collector):
         cdef bytes whole = None
         cdef object outcome = None
         cdef int64_t ns = 0
+        cdef uint64_t words[1]
         cdef bint booting
         try:
             booting = not self.seat_started(seat)
@@ -968,10 +1094,21 @@ cdef class Dispatcher(Collector):
                     return True
                 # A main module may have caught its error: then the worker started after all, maybe before this was read.
                 return kind == RESULT_MAIN
+            if kind == RESULT_WANT:
+                if size != 8:
+                    return False
+                memcpy(&words, at, 8)
+                self.blocks.want(seat, words[0], True)
+                self.blocks.watch()
+                return True
             if size < 1 or not rp_producer_expects(&self.producer, view.pos, seat):
                 return False
             entry = &self.entries[view.pos & self.map.slot_mask]
-            if kind == RESULT_VALUE:
+            if kind == RESULT_BLOCK:
+                outcome = self.block_of(seat, at, size, entry, &ns)
+                if outcome is None:
+                    return False
+            elif kind == RESULT_VALUE:
                 if entry.count:
                     return False
                 if runs_code(at[0]):
@@ -1002,6 +1139,28 @@ cdef class Dispatcher(Collector):
         self.settle(view.pos, outcome, ns)
         fault(RP_AT_SETTLED)
         return True
+
+    cdef object block_of(self, uint32_t seat, const unsigned char *at, Py_ssize_t size, Entry *entry, int64_t *ns):
+        """The Raw of a result that lies in a block; None if the record cannot be true."""
+        cdef uint64_t words[4]
+        cdef ResultBlock block
+        cdef Raw raw
+        if size != sizeof(words):
+            return None
+        memcpy(words, at, sizeof(words))
+        if words[1] < 1 or words[3] != <uint64_t>(RESULT_VALUES if entry.count else RESULT_VALUE):
+            return None
+        block = self.blocks.result(seat, words[0], words[1], &entry.block)
+        if block is None:
+            return None
+        if not entry.block.off:
+            # It was the task's own.
+            entry.headed = False
+        ns[0] = <int64_t>words[2]
+        raw = Raw.__new__(Raw)
+        raw.block = block
+        raw.count = entry.count if entry.count else -1
+        return raw
 
     cdef bytes assemble(self, uint32_t seat, const unsigned char *at, Py_ssize_t size):
         """Adds a piece of a long result; the whole when it is complete, else None. ValueError for a piece that cannot be true."""
@@ -1045,7 +1204,22 @@ cdef class Dispatcher(Collector):
         entry.job = entry.function = NULL
         function.slots -= 1
         rp_producer_settle(&self.producer, pos)
-        rp_arena_free(&self.arena, &entry.block)
+        self.task_bytes -= entry.charge
+        entry.charge = 0
+        others = None
+        if entry.others != NULL:
+            others = <object>entry.others
+            Py_XDECREF(entry.others)
+            entry.others = NULL
+        if entry.headed and self.settling >= 0:
+            try:
+                self.blocks.settled(&entry.block, self.settling, others)
+            except MemoryError:
+                # Nobody knows whether the worker still uses it: it is not used again.
+                entry.block.off = 0
+        else:
+            rp_arena_free(self.arena, &entry.block)
+        entry.headed = False
         if count and job.source is not None:
             source = <Source>job.source
             source.flying -= 1
@@ -1076,7 +1250,7 @@ cdef class Dispatcher(Collector):
 
     cdef void free_function(self, Function function) noexcept:
         if function.users == 0 and function.slots == 0 and not function.cached:
-            rp_arena_free(&self.arena, &function.block)
+            rp_arena_free(self.arena, &function.block)
 
     cdef int let_go(self, Job job) noexcept:
         cdef uint64_t i
@@ -1340,6 +1514,7 @@ cdef class Dispatcher(Collector):
         while n == LOST_MOST:
             n = self.bury_some(seat, describe)
             total += n
+        self.blocks.bury(seat)
         self.pieces.pop(seat, None)
         self.broken.discard(seat)
         self.doomed.discard(seat)
@@ -1493,10 +1668,33 @@ cdef class Dispatcher(Collector):
             return 0
         return load32(&self.map.h.late) + sum(load32(&self.map.seats[i].late) for i in range(rp_used(&self.map)))
 
+    def share(self, value):
+        """A SharedObject. Raises what pickling raises, OSError if there is no memory."""
+        self.check()
+        if self.released or self.closing or self.ended is not None:
+            raise ValueError("Pool not running")
+        self.copying += 1
+        try:
+            return share(self.blocks, value)
+        finally:
+            self.copying -= 1
+
+    def tend(self):
+        """Gives memory back that is not used for the time being. Seconds to the next call, or None."""
+        if self.foreign or self.released:
+            return None
+        return self.blocks.tend()
+
     @property
     def arena_used(self):
         """Bytes of the arena that are in use."""
         return self.arena.used_bytes
+
+
+cdef Py_ssize_t size_of(Task task) noexcept:
+    if task is None:
+        return 0
+    return task.block.len if task.data is None else task.data.total()
 
 
 def read_small(path):

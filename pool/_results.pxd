@@ -3,8 +3,12 @@
 from libc.stdint cimport int64_t
 
 
+from pool._buffers cimport Holder
+
+
 cdef class Raw:
     cdef bytes data
+    cdef Holder block            # where it lies, if data is None
     cdef Py_ssize_t count
     cdef object load(self)
 
@@ -61,6 +65,7 @@ cdef class BaseSource:
 cdef class Job(Waiter):
     cdef Collector collector
     cdef object pool, function, source
+    cdef object shares           # the dispatcher's: parts that more than one task has, if a feeder gives the tasks; or None
     cdef object __weakref__
     cdef dict __dict__           # what users hang on a handle
     cdef object callback, error_callback

@@ -26,7 +26,8 @@ from libc.stdint cimport int64_t
 
 import pickle
 
-from pool._codec cimport decode, decode_values
+from pool._buffers cimport Holder, load_parts
+from pool._codec cimport TAG_PARTS, decode, decode_apart, decode_values
 from pool._signals import is_interrupt
 from pool.errors import fresh
 
@@ -51,10 +52,19 @@ cdef extern from *:
 @cython.no_gc
 @cython.freelist(64)
 cdef class Raw:
-    """The bytes of a result that nobody has asked for yet. count: values in it if it is a chunk, else -1."""
+    """The bytes of a result that nobody has asked for yet, or the block where it lies. count: values in it if it is a chunk,
+    else -1."""
 
     cdef object load(self):
-        cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(self.data)
+        cdef const unsigned char *at
+        cdef Holder block = self.block
+        if block is not None:
+            at = block.data
+            if at[0] == TAG_PARTS:
+                value = load_parts(at, block.size, block)
+                return value if self.count < 0 else list(value)
+            return decode_values(at, block.size) if self.count >= 0 else decode_apart(at, block.size)
+        at = <const unsigned char *>PyBytes_AS_STRING(self.data)
         if self.count >= 0:
             return decode_values(at, PyBytes_GET_SIZE(self.data))
         return decode(at, PyBytes_GET_SIZE(self.data))

@@ -10,14 +10,16 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport ENOSYS
 from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.signal cimport kill
 from posix.unistd cimport getpid, pause
 
-from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_values, is_int64,
-                          simple_size, simple_write)
+from pool._buffers cimport Site, TaskBlock, load_parts, site_of, task_block
+from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_PARTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_apart,
+                          decode_values, is_int64, simple_size, simple_write)
 from pool._csrc cimport *
 
 cdef extern from "Python.h":
@@ -27,6 +29,8 @@ cdef enum:
     FUNCTIONS_KEPT = 64
     STRICT_NS = 5000        # how long results may go unannounced between two tasks
     WEIGH_NS = 1000000      # how often a worker looks how much memory it holds
+    BLOCK_LEAST = 32768     # a result with parts of so many bytes is worth a block
+    ANSWER_NS = 1000000000  # how long the parent may take to find a block; then the result goes through the ring
 
 
 cdef class Worker:
@@ -46,6 +50,10 @@ cdef class Worker:
     cdef bint outlive       # what it runs may go on to its end when the owner is gone
     cdef rp_slot *slot      # of the task that has no result yet; NULL: there is none
     cdef uint64_t pos
+    cdef Site site          # what the arguments' objects need of the segment
+    cdef uint32_t asked     # requests for a block
+    cdef rp_taken spare     # a block that was taken and not used
+    cdef uint64_t own       # offset of the task's own payload, if the result may go there; else 0
     cdef bint counted       # it says how many calls it has begun
     cdef object last_function
 
@@ -57,6 +65,7 @@ cdef class Worker:
         rp_consumer_init(&self.consumer, &self.map, seat)
         rp_writer_init(&self.writer, &self.map, seat)
         rp_spin_init(&self.spin)
+        self.site = site_of(self.map.base, self.map.arena_off, self.map.arena_off + self.map.arena_bytes, fd, seat)
         self.seat = seat
         self.scratch = Buffer()
         self.functions = {}
@@ -125,6 +134,7 @@ cdef class Worker:
                 with nogil:
                     rp_worker_wait(&self.consumer, &self.writer, &self.spin)
                 self.ignore_interrupt()
+                self.site.drop_closed()
                 begin = rp_now_ns()
                 since = 0
                 continue
@@ -200,12 +210,14 @@ cdef class Worker:
         cdef Py_ssize_t size
         cdef int kind
         cdef int64_t begin = 0
+        cdef TaskBlock block = None
         if not rp_consumer_start(&self.consumer, slot, pos):
             return 0
         at, size, kind = slot.data, slot.len, slot.kind
         self.slot = slot
         self.pos = pos
         self.counted = slot.flags & RP_COUNTED
+        self.own = 0
         if self.outlive:
             rp_task_begins()
         result = None
@@ -215,9 +227,15 @@ cdef class Worker:
                 at = rp_arena_at(&self.map, slot.off, size)
             if at == NULL or size < 1 or (slot.off == 0 and size > RP_INLINE):
                 raise RuntimeError("the pool's shared memory is damaged: a payload lies outside of it")
+            if slot.off and slot.flags & RP_HEADED:
+                if rp_arena_at(&self.map, slot.off - RP_HEAD, RP_HEAD) == NULL:
+                    raise RuntimeError("the pool's shared memory is damaged: a payload lies outside of it")
+                self.own = slot.off
+                block = task_block(self.site, slot.off)
             function = self.function_of(slot)
             if kind <= TASK_CALL_KW:
-                args = decode(at, size)
+                args = load_parts(at, size, block) if at[0] == TAG_PARTS else decode_apart(at, size)
+                block = None
                 fault(RP_AT_CALLING)
                 self.count(1)
                 if kind == TASK_ITEM:
@@ -234,14 +252,17 @@ cdef class Worker:
                 if kind == TASK_CHUNK and TAG_INTS <= at[0] <= TAG_RANGE:
                     result = self.call_numbers(function, at, size)
                 else:
-                    values = decode_values(at, size)
+                    values = list(load_parts(at, size, block)) if at[0] == TAG_PARTS else decode_values(at, size)
+                    block = None
                     fault(RP_AT_CALLING)
                     if self.counted:
                         result = self.call_counted(function, values, kind == TASK_CHUNK_STAR)
                     else:
                         result = call_chunk(function, values, kind == TASK_CHUNK_STAR)
                     values = None
+            block = None
         except BaseException as error:
+            block = None
             if self.orphaned():
                 return True
             self.fail(error, None, pos)
@@ -252,10 +273,15 @@ cdef class Worker:
         if self.orphaned():
             return True
         try:
+            # Encoded first, so that what is large is let go before the parent has it too.
             if begin:
-                self.send_values(result, begin, pos)
-            else:
-                self.send_value(result, pos)
+                self.encode_values(result, begin)
+                result = None
+                self.send_scratch(RESULT_VALUES, pos)
+            elif not self.send_small(result, pos):
+                append_value(self.scratch, result, False)
+                result = None
+                self.send_scratch(RESULT_VALUE, pos)
         except Exception as error:
             self.fail(error, (result,), pos)
         except BaseException as error:
@@ -283,6 +309,7 @@ cdef class Worker:
             memcpy(&n, at + 1, 8)
             memcpy(&start, at + 9, 8)
             memcpy(&step, at + 17, 8)
+        self.scratch.clear()
         self.scratch.used = 8
         self.scratch.grow(1 + 8 * n)
         to = self.scratch.data + 9
@@ -338,37 +365,106 @@ cdef class Worker:
         self.slot = NULL
         return 0
 
-    cdef int send_value(self, object value, uint64_t pos) except -1:
+    cdef bint send_small(self, object value, uint64_t pos) except -1:
+        """Sends a value that is small and simple, if there is room for it. A full ring is waited for only with the value in safety:
+        another thread of the task may change it."""
         cdef Py_ssize_t size = simple_size(value)
         cdef unsigned char *to
         if 0 <= size <= 256:
             to = rp_writer_reserve(&self.writer, size)
-            # A full ring is waited for only with the value in safety: another thread of the task may change it.
             if to != NULL:
                 simple_write(value, to)
                 fault(RP_AT_ENCODED)
                 self.finish()
                 rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)
-                return 0
-        self.scratch.used = 0
-        append_value(self.scratch, value, False)
-        self.send(RESULT_VALUE, self.scratch.data, self.scratch.used, pos)
-        self.shrink()
-        return 0
+                return True
+        self.scratch.clear()
+        return False
 
-    cdef int send_values(self, list values, int64_t begin, uint64_t pos) except -1:
+    cdef int encode_values(self, list values, int64_t begin) except -1:
         """values: None if the results are in the scratch buffer already."""
         cdef int64_t ns
         if values is not None:
-            self.scratch.used = 0
+            self.scratch.clear()
             self.scratch.grow(8)
             self.scratch.used = 8
             append_values(self.scratch, values, 0, len(values), False)
         ns = rp_now_ns() - begin
         memcpy(self.scratch.data, &ns, 8)
-        self.send(RESULT_VALUES, self.scratch.data, self.scratch.used, pos)
-        self.shrink()
         return 0
+
+    cdef int send_scratch(self, int kind, uint64_t pos) except -1:
+        """The encoded result: through a block if it is large and there is one, else through the ring."""
+        cdef Py_ssize_t total = self.scratch.total()
+        if total < BLOCK_LEAST or (self.scratch.spans is None and <uint64_t>total <= rp_writer_limit(&self.writer)) or (
+                not self.send_block(kind, total, pos)):
+            self.scratch.flatten()
+            self.send(kind, self.scratch.data, self.scratch.used, pos)
+        self.scratch.clear()
+        return self.shrink()
+
+    cdef bint send_block(self, int kind, Py_ssize_t total, uint64_t pos) except -1:
+        """False: there is no block for the result."""
+        cdef uint64_t words[4]
+        cdef Py_ssize_t before = 8 if kind == RESULT_VALUES else 0
+        cdef unsigned char *to
+        words[0] = self.room_for(total - before)
+        if not words[0]:
+            return False
+        words[1] = total - before
+        words[2] = 0
+        words[3] = kind
+        if before:
+            memcpy(&words[2], self.scratch.data, 8)
+        # The time that a chunk took goes before the encoding, where the head of the block has room.
+        self.scratch.gather(self.map.base + words[0] - before)
+        self.scratch.clear()
+        fault(RP_AT_ENCODED)
+        self.finish()
+        to = self.reserve(sizeof(words))
+        memcpy(to, words, sizeof(words))
+        rp_writer_publish(&self.writer, sizeof(words), RESULT_BLOCK, pos)
+        return True
+
+    cdef uint64_t room_for(self, uint64_t size) except? 0:
+        """Where in the segment an encoding of so many bytes can go, with memory behind it; 0: nowhere."""
+        cdef rp_head *head
+        cdef rp_taken block = self.spare
+        cdef uint64_t need = size + RP_HEAD
+        cdef unsigned char *to
+        cdef int err
+        if self.own:
+            head = <rp_head *>(self.map.base + self.own - RP_HEAD)
+            if head.room >= size and load32(&head.released) and rp_arena_at(&self.map, self.own, size) != NULL:
+                return self.own
+        self.spare.off = 0
+        if (not block.off or block.room < need) and not rp_offer_take(&self.map, self.seat, need, &block):
+            to = self.reserve(8)
+            memcpy(to, &need, 8)
+            rp_writer_publish(&self.writer, 8, RESULT_WANT, 0)
+            rp_writer_announce_now(&self.writer, True)
+            self.asked += 1
+            fault(RP_AT_WANTS_BLOCK)
+            with nogil:
+                rp_offer_wait(&self.map, self.seat, self.asked, ANSWER_NS)
+            if not rp_offer_take(&self.map, self.seat, need, &block):
+                return 0
+        if rp_arena_at(&self.map, block.off, need) == NULL:
+            return 0
+        fault(RP_AT_HAS_BLOCK)
+        if block.backed < need:
+            with nogil:
+                to = self.map.base + block.off
+                need = (need + 4095) & ~<uint64_t>4095
+                err = rp_populate(to + block.backed, need - block.backed)
+                if err == -ENOSYS and self.site.file.fd >= 0:
+                    self.segment.fd = self.site.file.fd
+                    err = rp_segment_back(&self.segment, block.off, need)
+                    self.segment.fd = -1
+            if err:
+                self.spare = block
+                return 0
+        return block.off + RP_HEAD
 
     cdef int shrink(self) except -1:
         """A giant result must not keep its memory."""

@@ -18,6 +18,7 @@ from pool import _signals as signals
 MAX_PROCESSES = 4096
 ARENA_BYTES = 1 << 38
 MIN_ARENA_BYTES = 1 << 26
+MIN_ARENA_LIMIT = 1 << 20
 
 # Iterating over these runs no user code and never blocks, so whoever collects can feed their items to the ring.
 _HARMLESS = frozenset({list, tuple, range, str, bytes})
@@ -48,8 +49,10 @@ class Pool(multiprocessing.pool.Pool):
     task_timeout: seconds that one function call may take; then its worker is killed and the call fails with TaskTimeoutError. None:
     any time. retries: int, how often a task is run again whose worker was lost. Both hold for every call that does not say
     otherwise. max_memory_per_child: int, KiB of resident memory; a worker that holds more after a task is replaced. daemon: False
-    lets tasks have children of their own, and so pools. end_with_parent: bool; workers never outlive the process that made the pool by
-    more than a second, however that ends. False: a worker that is running a task (or chunk) then runs it to its end, and leaves.
+    lets tasks have children of their own, and so pools. arena_limit: int, bytes of shared memory for large arguments and results at
+    a time; tasks wait for it, and fail with OSError if waiting cannot help; None: half of the machine's memory, or of what its
+    cgroup may have. end_with_parent: bool; workers never outlive the process that made the pool by more than a second, however that
+    ends. False: a worker that is running a task (or chunk) then runs it to its end, and leaves.
 
     Raises ValueError or TypeError for bad values, OSError if the system refuses processes or memory.
     """
@@ -71,6 +74,7 @@ class Pool(multiprocessing.pool.Pool):
         retries=0,
         max_memory_per_child=None,
         daemon=True,
+        arena_limit=None,
         end_with_parent=True,
     ):
         # First of all, so that __del__ finds them if a check below raises.
@@ -86,6 +90,9 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("max_memory_per_child must be a positive int of KiB, or None")
         self._task_timeout_ns = _nanoseconds(task_timeout)
         self._retries = _retry_count(retries)
+        if arena_limit is not None and operator.index(arena_limit) < MIN_ARENA_LIMIT:
+            raise ValueError(f"arena_limit must be at least {MIN_ARENA_LIMIT} bytes, not {arena_limit!r}")
+        self._arena_limit = arena_limit if arena_limit is None else min(operator.index(arena_limit), 1 << 62)
         self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
@@ -130,6 +137,7 @@ class Pool(multiprocessing.pool.Pool):
         """The dispatcher and the supervisor. start: a function of (target, args) that gives a worker, not yet started."""
         from pool._dispatch import Dispatcher
         from pool.functions import FunctionEncoder
+        from pool.memory_limit import default_arena_limit
         from pool.supervisor import Supervisor
 
         supervisor = None
@@ -144,6 +152,7 @@ class Pool(multiprocessing.pool.Pool):
             start_collector=lambda: supervisor.start_collector(),
             cores=len(os.sched_getaffinity(0)),
             arena_bytes=_arena_bytes(),
+            arena_limit=default_arena_limit() if self._arena_limit is None else self._arena_limit,
         )
         supervisor = Supervisor(
             core,
@@ -267,6 +276,17 @@ class Pool(multiprocessing.pool.Pool):
         """As istarmap, in the order of completion."""
         return self._imap(func, iterable, True, True, chunksize, buffersize, task_timeout, retries)
 
+    def share(self, obj):
+        """A handle of the object, to be sent with any number of this pool's tasks: they receive the object itself.
+
+        It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers
+        are read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The
+        handle's close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no
+        memory.
+        """
+        self._check_running()
+        return self._core.share(obj)
+
     def close(self):
         """No more tasks are taken; the workers leave when all that were taken are done."""
         util.debug("closing pool")
@@ -317,6 +337,8 @@ class Pool(multiprocessing.pool.Pool):
         if kind is list:
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
+        elif self._adaptive and _is_rows(iterable):
+            iterable = _rows_of(iterable)
         elif kind not in _HARMLESS:
             if hasattr(iterable, "__len__"):
                 try:
@@ -353,12 +375,30 @@ class Pool(multiprocessing.pool.Pool):
         if type(iterable) is list and buffersize is None:
             # A copy: the caller may change his list while tasks are still to be fed.
             iterable = tuple(iterable)
+        elif self._adaptive and _is_rows(iterable):
+            iterable = _rows_of(iterable)
+            harmless = True
         result = self._core.submit_iterator(
             self, func, iterable, star, unordered, chunksize, buffersize or 0, limits, None if harmless else _start_feeder
         )
         if chunksize == 1:
             return result
         return (item for chunk in result for item in chunk)
+
+
+def _is_rows(iterable):
+    """True for an array whose chunks can travel as slices: an exact numpy.ndarray that lies in the order of its rows. Nobody who
+    has not imported numpy has one."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(iterable) is not getattr(numpy, "ndarray", None):
+        return False
+    return iterable.ndim > 0 and iterable.flags.c_contiguous
+
+
+def _rows_of(array):
+    """What the items are taken from. Those of one dimension are copies; those of more are views, here as in the stdlib, but a new
+    shape of the array is not theirs."""
+    return array.copy() if array.ndim == 1 else array[:]
 
 
 def _start_feeder(feed, args):

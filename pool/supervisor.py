@@ -257,7 +257,7 @@ class Supervisor:
         return self._vacant() > 0 or self._lacking() > 0
 
     def _poll_once(self):
-        timeout = self._core.next_look()
+        timeout = min((t for t in (self._core.next_look(), self._core.tend()) if t is not None), default=None)
         if self._wanted():
             left = max(0.0, self._next_try - time.monotonic())
             timeout = left if timeout is None else min(timeout, left)

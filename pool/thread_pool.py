@@ -33,6 +33,9 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
             raise ValueError("a ThreadPool has no task_timeout: threads cannot be killed")
         return super()._limits(task_timeout, retries)
 
+    def share(self, obj):
+        raise NotImplementedError("threads have every object already")
+
     def resize(self, processes):
         raise NotImplementedError("the number of a ThreadPool's threads is fixed")
 

@@ -31,6 +31,7 @@ CLOSE_LIMIT = 5.0
 SCENARIO_LIMIT = 60.0
 
 LONG = ("BETWEEN_PIECES", "WANTS_ROOM", "GOT_ROOM")
+BLOCKS = ("WANTS_BLOCK", "HAS_BLOCK")
 CROWD = ("WAKING",)
 ENDS = {"KILL": -signal.SIGKILL, "STOP": -signal.SIGKILL, "SEGV": -signal.SIGSEGV, "EXIT": fault_page.EXIT_STATUS}
 
@@ -118,7 +119,10 @@ def square(value):
 def work_for(point):
     """(processes, keywords of the pool, function, what it gives, tasks in a round): such that the point is passed."""
     if point in LONG:
-        return 2, {}, tasks.noted_pattern, lambda value: tasks.pattern(700_000, value), 4
+        # The arena has no room for such results, so they go through the ring.
+        return 2, {"arena_limit": 1 << 20}, tasks.noted_pattern, lambda value: tasks.pattern(900_000, value), 4
+    if point in BLOCKS:
+        return 2, {}, tasks.noted_longer, tasks.longer_pattern, 4
     if point in fault_page.RECYCLED:
         return 2, {"maxtasksperchild": 5}, tasks.noted_square, square, 16
     if point in CROWD:

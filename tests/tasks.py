@@ -889,7 +889,7 @@ def scribble(gate, words):
     slots, seats, rings = struct.unpack("<3Q", ctypes.string_at(base + 24, 24))
     states = [struct.unpack("<Q", ctypes.string_at(base + slots + 128 * place, 8))[0] for place in range(nslots)]
     (seat,) = {state >> 4 & 4095 for state in states if state & 15 == 3}
-    head, tail = base + seats + 384 * seat + 256, base + seats + 384 * seat + 128
+    head, tail = base + seats + 512 * seat + 256, base + seats + 512 * seat + 128
     (consumed,) = struct.unpack("<Q", ctypes.string_at(head, 8))
     *record, published = words
     place = base + rings + ring_bytes * seat + consumed % ring_bytes
@@ -969,7 +969,17 @@ def noted_square(value):
 def noted_pattern(value):
     """Longer than a worker's result ring."""
     _note(value)
-    return pattern(700_000, value)
+    return pattern(900_000, value)
+
+
+def longer_pattern(value):
+    """No block that was good for a smaller number has room for it."""
+    return pattern(100_000 + 40_000 * value, value)
+
+
+def noted_longer(value):
+    _note(value)
+    return longer_pattern(value)
 
 
 def noted_nap(value):

@@ -1,17 +1,21 @@
 """Every value arrives as it was sent, in type and in content, in both directions."""
 
+import contextlib
 import copyreg
 import datetime
 import decimal
 import fractions
 import math
+import os
 import pathlib
 import struct
+import subprocess
 import sys
 import time
 import weakref
 from multiprocessing.reduction import ForkingPickler
 
+import peak
 import pytest
 import tasks
 
@@ -359,6 +363,35 @@ def test_more_than_two_gigabytes(factory):
     assert len(back) == size
     assert back[-1] == 9
     assert back.count(0) == size - 1
+
+
+@contextlib.contextmanager
+def peak_of(pool):
+    """A list that holds, after the block, the most bytes that parent, workers and segment had in it together."""
+    command = [sys.executable, peak.__file__, pool._core.fd, os.getpid(), *(worker.pid for worker in pool._pool)]
+    found = []
+    with subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout.readline() == "watching\n"
+        yield found
+        told, _ = watcher.communicate()
+    found.append(int(told))
+
+
+@pytest.mark.slow
+@pytest.mark.ringpool_only
+@pytest.mark.limit(600)
+def test_the_memory_of_more_than_two_gigabytes(factory):
+    size = int(2.1 * 2**30)
+    # The object after the fork: a page that both processes have would count twice.
+    with factory.Pool(1) as pool, peak_of(pool) as peaks:
+        data = b"x" * size
+        assert pool.apply(len, (data,)) == size
+        back = pool.apply(tasks.echo, (data,))
+        assert back == data
+        del back, data
+        back = pool.apply(tasks.zeros_with_end, (size,))
+        assert back[-1] == 9
+    assert peaks[0] <= 3 * size + (100 << 20)
 
 
 def make_shared(size):

@@ -173,4 +173,25 @@ MUTANTS = [
     Mutant("bury: nobody woken", "taskring.c", "with it. */\n    rp_wake_all(p->m);\n", "with it. */\n", "idle"),
     Mutant("order: not rung", "idle.c", "    rp_bell_ring(&m->seats[seat].bell, m->doorbell);\n", "", "idle"),
     Mutant("ring: word as it was", "doorbell.c", "    rp_add_seq(bell, 1);\n", "", "idle"),
+    # Offers of blocks.
+    weaker("offer: word", "offers.c", "rp_store_release(&o->word, number); /* G */", "offers"),
+    weaker("take: word", "offers.c", "rp_load_acquire(&o->word); /* G */", "offers"),
+    Mutant(
+        "take: a store", "offers.c", "rp_cas_u64(&best->word, number, 0)", "(rp_store_seq(&best->word, 0), number != 0)", "offers"
+    ),
+    Mutant(
+        "recall: a store",
+        "offers.c",
+        "return rp_cas_u64(&m->seats[seat].offers[i].word, number, 0);",
+        "return rp_store_seq(&m->seats[seat].offers[i].word, 0), true;",
+        "offers",
+    ),
+    Mutant("answer: no ring", "offers.c", "    rp_bell_ring(&s->bell, m->doorbell);\n", "", "offers"),
+    Mutant(
+        "wait: seen too late",
+        "offers.c",
+        "        uint32_t seen = rp_bell_read(&s->bell);\n        if (rp_load_seq(&s->answered) == asked)\n            return true;\n",
+        "        if (rp_load_seq(&s->answered) == asked)\n            return true;\n        uint32_t seen = rp_bell_read(&s->bell);\n",
+        "offers",
+    ),
 ]

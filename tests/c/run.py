@@ -56,7 +56,7 @@ VARIANTS = {
 VARIANTS["scheduled"] = ["-g", "-O1"]
 ANNOUNCED = ["-fsanitize=thread"]
 WRAPPED = ["-Wl,--wrap=syscall,--wrap=clock_gettime"]
-SCHEDULED = ["pages", "layout", "wake", "doorbell", "taskring", "resultring", "idle"]
+SCHEDULED = ["pages", "layout", "wake", "doorbell", "taskring", "resultring", "idle", "offers"]
 # Several times what the last of them needs.
 MUTANT_SEEDS = 20000
 ALL = ["none", "thread", "address,undefined", "scheduled"]

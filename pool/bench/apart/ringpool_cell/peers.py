@@ -12,6 +12,10 @@ class NotAvailable(Exception):
     """This pool is not installed, or has no such call; says which."""
 
 
+class WrongResults(Exception):
+    """A pool returned something else than the right results."""
+
+
 def stdlib(processes: int, start_method: str) -> Pool:
     """The pool that all are compared with."""
     return multiprocessing.pool.Pool(processes, context=multiprocessing.get_context(start_method))

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
-from . import tasks
+from . import arrays, tasks
 from .clocks import SETTLE_SECONDS, cpu_seconds, descendants, resident_bytes
 from .floors import FUTEX, KINDS, SPIN, pickle_both_ways, plain_call
-from .peers import NotAvailable, Pool
+from .peers import NotAvailable, Pool, WrongResults
 
 START_LIMIT_SECONDS = 60.0
 FEWEST_TASKS = 200
@@ -30,10 +30,6 @@ STARTS = 3
 BUFFER_SIZE = 1_000
 # What the cost of a task in a long job is compared with.
 SMALL_GROWTH = 10_000
-
-
-class WrongResults(Exception):
-    """A pool returned something else than the right results."""
 
 
 class Settings(NamedTuple):
@@ -399,6 +395,13 @@ def _start(start_method: str) -> Workload:
     return Workload(row, start_and_stop(row, start_method), (Row(row, "ms"),))
 
 
+def _arrays(row: str) -> Workload:
+    rows = [Row(row, "GB/s", True)]
+    if row == arrays.IN:
+        rows.append(Row(arrays.IN_SHARE, "%", True, compared=False))
+    return Workload(row, arrays.MEASURED[row], tuple(rows))
+
+
 WORKLOADS = (
     Workload("apply", apply_round_trip, (Row(APPLY, "us", floor=SPIN), Row(APPLY_P99, "us", floor=FUTEX))),
     _rate("apply_async flood, ints", apply_async_flood),
@@ -427,6 +430,7 @@ WORKLOADS = (
         limit=lambda settings: settings.streamed * 2e-4,
     ),
     Workload("idle", idle, (Row(IDLE, "% of a core", compared=False),)),
+    *map(_arrays, arrays.MEASURED),
 )
 NAMED = {workload.name: workload for workload in WORKLOADS}
 # What `python -m pool bench` measures: all that takes a moment and differs.

@@ -1,0 +1,172 @@
+#define _GNU_SOURCE
+#include "lease.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#define PAGE 4096u
+
+static struct rp_lease *leases;
+
+int rp_file_open(struct rp_file *f, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st))
+        return -errno;
+    *f = (struct rp_file){fd, (uint64_t)st.st_dev, (uint64_t)st.st_ino};
+    return 0;
+}
+
+static bool still_there(const struct rp_file *f)
+{
+    struct stat st;
+    return f->fd >= 0 && !fstat(f->fd, &st) && (uint64_t)st.st_dev == f->device && (uint64_t)st.st_ino == f->inode;
+}
+
+void rp_lease_begin(struct rp_lease *l)
+{
+    l->apart = l->stuck = false;
+    l->prev = NULL;
+    l->next = leases;
+    if (leases)
+        leases->prev = l;
+    leases = l;
+}
+
+void rp_lease_forget(struct rp_lease *l)
+{
+    if (l->prev)
+        l->prev->next = l->next;
+    else if (leases == l)
+        leases = l->next;
+    if (l->next)
+        l->next->prev = l->prev;
+    l->next = l->prev = NULL;
+}
+
+int rp_lease_end(struct rp_lease *l)
+{
+    rp_lease_forget(l);
+    if (!l->apart || !l->file)
+        return 0;
+    if (!still_there(l->file))
+        return -EBADF;
+    int fd = l->file->fd;
+    if (mmap(l->at, l->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, (off_t)l->off) == MAP_FAILED)
+        return -errno;
+    madvise(l->at, l->len, MADV_DONTFORK);
+    madvise(l->at, l->len, MADV_DONTDUMP);
+    return l->stuck ? -EBUSY : 0;
+}
+
+int rp_populate(void *at, size_t len)
+{
+    while (madvise(at, len, MADV_POPULATE_WRITE)) {
+        if (errno == EINTR || errno == EAGAIN)
+            continue;
+        return errno == EINVAL ? -ENOSYS : -errno;
+    }
+    return 0;
+}
+
+/* Where the kernel has no MADV_POPULATE_WRITE: a write that changes nothing, whatever others write there meanwhile. */
+static void touch(unsigned char *at, size_t len)
+{
+    for (size_t i = 0; i < len; i += PAGE)
+        atomic_fetch_or_explicit((_Atomic unsigned char *)(void *)(at + i), 0, memory_order_relaxed);
+}
+
+/* Without the descriptor: a copy takes the range's place. What another thread writes there meanwhile may be lost. */
+static bool replace(struct rp_lease *l)
+{
+    void *copy = mmap(NULL, l->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED)
+        return false;
+    memcpy(copy, l->at, l->len);
+    if (mremap(copy, l->len, l->len, MREMAP_MAYMOVE | MREMAP_FIXED, l->at) == MAP_FAILED) {
+        munmap(copy, l->len);
+        return false;
+    }
+    l->apart = true;
+    return true;
+}
+
+static bool part(struct rp_lease *l)
+{
+    if (l->file && !still_there(l->file))
+        return replace(l);
+    if (l->file) {
+        int fd = l->file->fd;
+        void *got = mmap(l->at, l->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)l->off);
+        if (got == MAP_FAILED)
+            return false;
+    }
+    /* From here on a child has it, whatever else fails. */
+    l->apart = true;
+    int err = rp_populate(l->at, l->len);
+    if (err == -ENOSYS)
+        touch(l->at, l->len);
+    l->stuck = err && err != -ENOSYS;
+    if (l->ours && !l->stuck)
+        fallocate(l->file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)l->off, (off_t)l->len);
+    return !l->stuck;
+}
+
+int rp_leases_part(void)
+{
+    int failed = 0;
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (!l->apart && !part(l))
+            failed++;
+    return failed;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    uint64_t x = (*(struct rp_lease *const *)a)->off, y = (*(struct rp_lease *const *)b)->off;
+    return (x > y) - (x < y);
+}
+
+void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
+{
+    size_t n = 0, i = 0;
+    for (struct rp_lease *l = leases; l; l = l->next)
+        n += l->file == file;
+    struct rp_lease **all = malloc((n + 1) * sizeof *all);
+    if (!all)
+        return;
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (l->file == file)
+            all[i++] = l;
+    qsort(all, n, sizeof *all, by_offset);
+    uint64_t from = 0;
+    for (i = 0; i <= n; i++) {
+        uint64_t to = i < n ? all[i]->off : end;
+        if (to > from)
+            fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
+        from = i < n ? to + all[i]->len : to;
+    }
+    free(all);
+}
+
+int rp_lease_map(void **at, const struct rp_file *file, uint64_t off, size_t len, bool read_only)
+{
+    if (!still_there(file))
+        return -EBADF;
+    int access = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *got = mmap(NULL, len, access, MAP_PRIVATE | MAP_NORESERVE, file->fd, (off_t)off);
+    if (got == MAP_FAILED)
+        return -errno;
+    *at = got;
+    return 0;
+}
+
+void rp_lease_unmap(void *at, size_t len) { munmap(at, len); }

@@ -1,0 +1,160 @@
+"""Functions that the tests of large values send to workers; importable without numpy by whoever does not call them."""
+
+import os
+import pickle
+import sys
+
+_kept = []
+
+
+class Parts:
+    """Offers its bytes to pickle as a buffer of their own, as arrays do. A stand-in that needs no other package."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        if protocol >= 5:
+            return Parts, (pickle.PickleBuffer(self.data),)
+        return Parts, (bytes(self.data),)
+
+    def __eq__(self, other):
+        return bytes(self.data) == bytes(other.data)
+
+    def writable(self):
+        return not memoryview(self.data).readonly
+
+
+def echo(value):
+    return value
+
+
+def total(array):
+    return float(array.sum())
+
+
+def double(array):
+    return array * 2.0
+
+
+def filled(shape, value):
+    import numpy
+
+    return numpy.full(shape, float(value))
+
+
+def described(array):
+    """What tells arrays apart, and the bytes."""
+    flags = array.flags
+    return str(array.dtype), array.shape, flags.c_contiguous, flags.f_contiguous, flags.writeable, array.tolist()
+
+
+def overwritten(array, value):
+    """Writes everywhere into its argument; what was there before, and is now."""
+    before = float(array.reshape(-1)[0]), float(array.reshape(-1)[-1])
+    array[...] = value
+    return before, float(array.sum())
+
+
+def written(pair):
+    array, value = pair
+    return overwritten(array, value)
+
+
+def keep(value):
+    _kept.append(value)
+    return len(_kept)
+
+
+def kept_sum():
+    return sum(float(value.sum()) for value in _kept)
+
+
+def forget():
+    _kept.clear()
+
+
+def die(array):
+    os._exit(int(array[0]))
+
+
+def die_once(array, path):
+    """Spoils its argument and dies, the first time."""
+    seen = float(array.sum())
+    array[...] = -1
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os._exit(7)
+    return seen
+
+
+def forked_sum(array):
+    """The sums of an argument in a child that writes to it, and here after that."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        first = float(array.sum())
+        array[...] = 5
+        os.write(writing, repr((first, float(array.sum()))).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        told = file.read().decode()
+    os.waitpid(child, 0)
+    return told, float(array.sum())
+
+
+def pid_of_keeper(array):
+    """Leaves behind a child that has the argument, tells its number, and goes on."""
+    return os.getpid()
+
+
+def imported_numpy(_):
+    return "numpy" in sys.modules
+
+
+def row_sum(row):
+    return float(row.sum())
+
+
+def size_below(row):
+    """Items of the array that the row is a view of."""
+    return row.base.size
+
+
+def close_descriptors(array):
+    os.closerange(3, 4096)
+    return float(array.sum())
+
+
+def count(*values):
+    return len(values)
+
+
+def spoilt(row):
+    return overwritten(row, 9)
+
+
+def weighed(array, weight):
+    return float(array.sum()) * weight
+
+
+def identity(value):
+    return os.getpid(), id(value)
+
+
+def is_writable(parts):
+    return parts.writable()
+
+
+def called_with(pair):
+    """Whether the parts are writable, what the function beside them gives, and the parts."""
+    parts, function = pair
+    return parts.writable(), function(), parts
+
+
+def first_cell_overwritten(frame):
+    """The first cell of a dataframe before and after."""
+    before = float(frame.iloc[0, 0])
+    frame.iloc[0, 0] = 9.0
+    return before, float(frame.iloc[0, 0])
