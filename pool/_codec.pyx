@@ -98,7 +98,7 @@ cdef enum:
     DEPTH = 4
     LARGE = 1024
     REFERRED = 32768    # memory of an object that is worth not being copied twice
-    HANDED_ON = 1 << 20 # a pickle that is worth it
+    KEPT = 1 << 15      # a pickle whose pickler may be used again
     APART = 65536       # bytes that are copied without the GIL
     TOKEN_SPARE = 2     # of a part: it is a shared object's block
     PART = 8192         # a buffer that is worth staying out of the stream
@@ -446,11 +446,13 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     Raises what pickling raises; the buffer is then as before.
     """
     cdef Buffer buffer
+    cdef bint small = False
     pair = free_pickler()
     pickler, buffer = pair
     buffer.clear()
     try:
         pickler.dump(value)
+        small = buffer.total() <= KEPT
         append_stream(into, buffer, False)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if not by_value:
@@ -461,8 +463,8 @@ cdef int append_pickle(Buffer into, object value, bint by_value) except -1:
     finally:
         pickler.clear_memo()
         buffer.clear()
-        # A giant value must not keep its memory for good.
-        if buffer.room <= (1 << 20) and len(picklers) < 8 and pickler.dispatch_table is reducers:
+        # After a long pickle the memo is large too, and all of it is cleared each time: every later value would pay for that.
+        if small and len(picklers) < 8 and pickler.dispatch_table is reducers:
             picklers.append(pair)
     return 0
 
@@ -488,13 +490,6 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
     cdef rp_parts_head head
     cdef rp_part part
     cdef unsigned char *table
-    cdef Buffer text = stream
-    if stream.used >= HANDED_ON:
-        # What the pickler wrote is referred to as well: a long list is then there as its pickle and in the block, not once more.
-        text = Buffer()
-        text.data, stream.data = stream.data, NULL
-        text.used = stream.used
-        stream.used = stream.room = 0
     if stream.loose is None and not whole:
         into.grow(1)[0] = TAG_PICKLE
         into.used += 1
@@ -506,17 +501,19 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
         head.tag = TAG_PARTS
         head.n = n
         head.stream_off = RP_PART_ALIGN + n * sizeof(rp_part)
-        head.stream_len = text.used + stream.spanned
+        head.stream_len = stream.total()
         table = into.grow(head.stream_off)
         memset(table, 0, head.stream_off)
         memcpy(table, &head, sizeof(head))
         into.used += head.stream_off
     if stream.spans is not None:
         for span in stream.spans:
-            append_text(into, text, done, span.at)
+            memcpy(into.grow(span.at - done), stream.data + done, span.at - done)
+            into.used += span.at - done
             done = span.at
             into.refer(span)
-    append_text(into, text, done, text.used)
+    memcpy(into.grow(stream.used - done), stream.data + done, stream.used - done)
+    into.used += stream.used - done
     if stream.loose is None:
         return 0
     for i in range(n):
@@ -543,20 +540,6 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
             part.off = into.total() - start
             into.refer(span)
         memcpy(into.data + begin + RP_PART_ALIGN + i * sizeof(part), &part, sizeof(part))
-    return 0
-
-
-cdef int append_text(Buffer into, Buffer text, Py_ssize_t begin, Py_ssize_t end) except -1:
-    """Appends what lies there in the text, which stays as it is if it is long."""
-    cdef Span span
-    if end - begin >= HANDED_ON:
-        span = Span.__new__(Span)
-        span.data = text.data + begin
-        span.size = end - begin
-        span.owner = text
-        return into.refer(span)
-    memcpy(into.grow(end - begin), text.data + begin, end - begin)
-    into.used += end - begin
     return 0
 
 
