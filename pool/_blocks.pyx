@@ -176,9 +176,8 @@ cdef class Blocks:
                     grants.append(grant)
                 else:
                     rp_arena_free(self.arena, &grant.block)
-                    if answer:
-                        # Offers that are too small for it are in the way.
-                        self.recall(seat)
+                    # Offers that are too small for it are in the way.
+                    if answer and self.recall(seat):
                         return self.want(seat, size, answer)
         if answer:
             rp_offer_answer(self.map, seat)
@@ -189,9 +188,9 @@ cdef class Blocks:
         cdef uint64_t limit = self.arena.limit_bytes
         return size < limit and self.arena.used_bytes + size <= limit - limit // 4
 
-    cdef int recall(self, uint32_t seat) noexcept:
-        """Takes back what the seat has not taken."""
-        cdef Py_ssize_t i = 0
+    cdef Py_ssize_t recall(self, uint32_t seat) noexcept:
+        """Takes back what the seat has not taken. Returns how many blocks that were."""
+        cdef Py_ssize_t i = 0, n = 0
         cdef Grant grant
         cdef list grants = <list>self.granted[seat]
         while i < len(grants):
@@ -201,7 +200,8 @@ cdef class Blocks:
                 continue
             rp_arena_free(self.arena, &grant.block)
             del grants[i]
-        return 0
+            n += 1
+        return n
 
     cdef int recall_all(self) noexcept:
         for seat in self.granted:

@@ -74,6 +74,8 @@ def pytest_configure(config):
         config.addinivalue_line("markers", line)
     # Forking a process that has threads is what a Pool does, and what these tests are about.
     config.addinivalue_line("filterwarnings", "ignore:.*fork.*:DeprecationWarning")
+    # A shell that starts the tests in the background lets them ignore it, and they would pass that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Output is not captured yet, so this is where the stacks can be read.
     config.stash[_stderr] = os.dup(2)
 
