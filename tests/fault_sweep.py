@@ -162,8 +162,10 @@ class Scenario:
     def work(self):
         processes, keywords, function, expected, count = work_for(self.point)
         self.page.arm(self.point, self.nth, self.action, os.getpid())
-        Pool.refuse = lambda: self.alone and self.page.hit
+        # One of the first may be dead before the next is started: only replacements are refused.
+        Pool.refuse = staticmethod(lambda: False)
         pool = Pool(processes, context=self.context, **keywords)
+        Pool.refuse = staticmethod(lambda: self.alone and self.page.hit)
         handles = []
         limit = time.monotonic() + HIT_LIMIT
         while not self.page.hit and time.monotonic() < limit:
