@@ -76,8 +76,6 @@ uint64_t rp_block_charge(const struct rp_block *b)
     return b->backed > most ? b->backed : most;
 }
 
-uint64_t rp_block_room(const struct rp_block *b) { return size_of(class_of(b->len)); }
-
 bool rp_arena_withdraw(struct rp_arena *a, struct rp_block *b)
 {
     for (uint32_t c = RP_CLASSES; c-- > 0;) {

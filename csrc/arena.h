@@ -46,9 +46,8 @@ int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b);
 int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b);
 /* The second half; on any thread, touches nothing of the arena. 0 or -errno: then rp_arena_free it. */
 int rp_arena_back(const struct rp_segment *seg, struct rp_block *b);
-/* Bytes that the block counts in used_bytes, and bytes that it has room for. */
+/* Bytes that the block counts in used_bytes. */
 uint64_t rp_block_charge(const struct rp_block *b);
-uint64_t rp_block_room(const struct rp_block *b);
 /* Takes a free block that has memory out of the arena, so that its memory can be dropped without a lock (rp_segment_drop of what is
  * backed); rp_arena_return brings it back, with `backed` as it is then. False: there is none. */
 bool rp_arena_withdraw(struct rp_arena *a, struct rp_block *b);

@@ -4,6 +4,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from pool._csrc cimport rp_arena, rp_block, rp_file, rp_head, rp_lease, rp_part, rp_segment, rp_share
 
+cdef enum:
+    TOKEN_SPARE = 2  # of a part: it is a shared object's block
+
 cdef class Span:
     cdef Py_ssize_t at           # where it belongs: behind so many bytes of the buffer's own
     cdef const unsigned char *data

@@ -34,7 +34,6 @@ cdef extern from "Python.h":
 cdef enum:
     PAGE = 4096
     COPIED_OUT = 4096       # parts below are not worth a view
-    TOKEN_SPARE = 2         # of a part: it is a shared object's block
 
 
 @cython.final

@@ -6,8 +6,8 @@ Owns no shared memory and knows no ring: it writes where it is told to. Called b
 
 Exact built-in scalars, and small tuples, lists and dicts of them, are written as tagged bytes ("simple" values); their encoding
 runs no user code and cannot fail. So are plain instances (_instances.pyx) with such scalars and tuples as attributes: the class as a
-name, which the receiver looks up as unpickling does. Everything else is pickled, protocol 5, with multiprocessing's own reducers, and may run
-whatever the objects please. `marshal` is no substitute: it turns any object with a buffer into bytes without a word.
+name, which the receiver looks up as unpickling does. Everything else is pickled, protocol 5, with multiprocessing's own reducers,
+and may run whatever the objects please. `marshal` is no substitute: it turns any object with a buffer into bytes without a word.
 
     value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
              | TAG_INSTANCE count size module name key* value*    count keys; size: bytes up to the first value, the tag's included
@@ -22,14 +22,13 @@ Large values are not copied here: a Buffer refers to the memory of bytes, string
 is copied from there into the block. With buffers of their own, value and values are TAG_PARTS and what csrc/parts.h says.
 """
 
+import array
 import collections
 import copyreg
 import io
 import pickle
 import sys
 from multiprocessing.reduction import ForkingPickler
-
-import array
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -46,7 +45,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from pool._buffers cimport Sharer, Span, load_parts, span_of, token_of, unlocked
+from pool._buffers cimport TOKEN_SPARE, Sharer, Span, load_parts, span_of, token_of, unlocked
 from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_copy, rp_part, rp_parts_head
 from pool._instances cimport Layout, Plain, plain_of
 
@@ -100,7 +99,6 @@ cdef enum:
     REFERRED = 32768    # memory of an object that is worth not being copied twice
     KEPT = 1 << 15      # a pickle whose pickler may be used again
     APART = 65536       # bytes that are copied without the GIL
-    TOKEN_SPARE = 2     # of a part: it is a shared object's block
     PART = 8192         # a buffer that is worth staying out of the stream
 
 # With the protocols below 5, which the stdlib's pools use as long as they are the default, a read-only array arrives writable.
@@ -627,11 +625,11 @@ cdef bint write_header(Plain plain, object attributes) except -1:
     cdef Py_ssize_t size = 0
     cdef uint32_t total
     cdef unsigned char *at
-    for word in words:
+    for key in keys:
         # What pickle looks up on the instance itself begins like that.
-        if type(word) is not str or word.startswith("__"):
-            if word is not plain.module:
-                return False
+        if type(key) is not str or key.startswith("__"):
+            return False
+    for word in words:
         size += immutable_size(word, 1)
     if size > LARGE:
         return False
@@ -648,7 +646,7 @@ cdef bint write_header(Plain plain, object attributes) except -1:
 
 cdef int append_value(Buffer into, object value, bint by_value) except -1:
     """Appends any value. Raises what pickling raises; the buffer is then as before."""
-    cdef Py_ssize_t size = simple_size(value), n
+    cdef Py_ssize_t size = simple_size(value)
     if size < 0:
         return 0 if append_instance(into, value) else append_pickle(into, value, by_value)
     if size >= REFERRED and (PyBytes_CheckExact(value) or PyUnicode_CheckExact(value)):

@@ -447,8 +447,8 @@ class Supervisor:
             self._watch[fd] = worker, pid, kind
             self._poll.register(fd, select.POLLIN)
 
-    def _unwatch(self, fd):
-        """What was known by this descriptor, or None."""
+    def _unwatch(self, fd, close=True):
+        """What was known by this descriptor, or None. close: whether it is closed, if it is the supervisor's own."""
         with self._lock:
             dead = self._watch.pop(fd, None)
             if dead is None:
@@ -456,7 +456,7 @@ class Supervisor:
             self._poll.unregister(fd)
         worker, _, kind = dead
         popen = getattr(worker, "_popen", None)
-        if kind is OURS:
+        if kind is OURS and close:
             os.close(fd)
         elif kind is SHARED and popen is not None:
             popen.finalizer = popen.finalizer.rest
@@ -468,17 +468,17 @@ class Supervisor:
         return kind is not PIPE and not _is_pidfd(fd)
 
     def _watch_again(self, fd):
-        with self._lock:
-            worker, pid, kind = self._watch.pop(fd)
-            self._poll.unregister(fd)
-            if kind is SHARED:
-                worker._popen.finalizer = worker._popen.finalizer.rest
-            fd = _pidfd(pid)
-            if fd >= 0:
-                self._watch[fd] = worker, pid, OURS
-                self._poll.register(fd, select.POLLIN)
+        known = self._unwatch(fd, close=False)
+        if known is None:
+            return  # somebody has just closed the process object
+        worker, pid, _ = known
+        fd = _pidfd(pid)
         if fd < 0:
             self._bury(worker, pid, PIPE)  # gone, or there is no descriptor left to watch it by: then it is killed
+            return
+        with self._lock:
+            self._watch[fd] = worker, pid, OURS
+            self._poll.register(fd, select.POLLIN)
 
     def closing(self, fd):
         """Somebody closes the process object of a dead worker, and with it the descriptor that tells of its death."""
