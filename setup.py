@@ -34,7 +34,7 @@ setup(
         [
             extension("_buffers", CORE),
             extension("_blocks", CORE),
-            extension("_codec", ["csrc/copy.c"]),
+            extension("_codec", ["csrc/copy.c", "csrc/fill.c"]),
             extension("_instances"),
             extension("_results"),
             extension("_signals"),

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "lease.h"
 
+#include "segment.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -9,9 +11,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 #define PAGE 4096u
 
 static struct rp_lease *leases;
@@ -65,16 +64,6 @@ int rp_lease_end(struct rp_lease *l)
     madvise(l->at, l->len, MADV_DONTFORK);
     madvise(l->at, l->len, MADV_DONTDUMP);
     return l->stuck ? -EBUSY : 0;
-}
-
-int rp_populate(void *at, size_t len)
-{
-    while (madvise(at, len, MADV_POPULATE_WRITE)) {
-        if (errno == EINTR || errno == EAGAIN)
-            continue;
-        return errno == EINVAL ? -ENOSYS : -errno;
-    }
-    return 0;
 }
 
 /* Where the kernel has no MADV_POPULATE_WRITE: a write that changes nothing, whatever others write there meanwhile. */

@@ -52,8 +52,4 @@ void rp_leases_keep_only(const struct rp_file *file, uint64_t end);
 int rp_lease_map(void **at, const struct rp_file *file, uint64_t off, size_t len, bool read_only);
 void rp_lease_unmap(void *at, size_t len);
 
-/* Memory behind [at, at + len) of a shared mapping, so that touching it cannot raise SIGBUS. 0 or -errno: -ENOSYS where the kernel
- * cannot do it without a descriptor. */
-int rp_populate(void *at, size_t len);
-
 #endif

@@ -8,6 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -121,6 +125,22 @@ int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len)
         len -= n;
     }
     return 0;
+}
+
+int rp_populate(void *at, size_t len)
+{
+    while (madvise(at, len, MADV_POPULATE_WRITE)) {
+        if (errno == EINTR || errno == EAGAIN)
+            continue;
+        return errno == EINVAL ? -ENOSYS : -errno;
+    }
+    return 0;
+}
+
+int rp_segment_populate(const struct rp_segment *s, uint64_t off, uint64_t len)
+{
+    int err = rp_populate((unsigned char *)s->base + off, len);
+    return err == -ENOSYS && s->fd >= 0 ? rp_segment_back(s, off, len) : err;
 }
 
 int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len)

@@ -24,6 +24,11 @@ int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how
 int rp_segment_attach(struct rp_segment *s, int fd);
 /* Makes sure that [off, off+len) has memory behind it, so that touching it cannot raise SIGBUS. */
 int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len);
+/* Memory behind [at, at + len) of a shared mapping, so that touching it cannot raise SIGBUS. 0 or -errno: -ENOSYS where the kernel
+ * cannot do it without a descriptor. */
+int rp_populate(void *at, size_t len);
+/* As rp_segment_back, by way of the mapping if the kernel can: a worker's descriptor may be gone. */
+int rp_segment_populate(const struct rp_segment *s, uint64_t off, uint64_t len);
 /* Gives the memory of [off, off+len) back to the system; it reads as zero afterwards. */
 int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len);
 /* Unmaps; closes the descriptor if the segment owns one. Safe to call twice. */

@@ -482,7 +482,8 @@ cdef SharedObject share(Blocks blocks, object value):
     cdef rp_segment *segment = &blocks.store.segment
     cdef rp_share *at
     cdef rp_block block
-    cdef uint64_t size
+    cdef uint64_t size, backed
+    cdef bint moved
     cdef int err
     data.sharer = Fixing.__new__(Fixing)
     append_image(data, value)
@@ -495,8 +496,14 @@ cdef SharedObject share(Blocks blocks, object value):
     made.store = blocks.store
     made.blocks = blocks
     made.block = block
-    with nogil:
-        err = rp_arena_back(segment, &made.block)
+    moved = data.huge()
+    if moved:
+        backed = made.block.off + made.block.backed
+        err = data.move(segment, made.block.off + sizeof(rp_share), &backed, rp_segment_back)
+        made.block.backed = backed - made.block.off
+    else:
+        with nogil:
+            err = rp_arena_back(segment, &made.block)
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
     at = <rp_share *>(<unsigned char *>segment.base + made.block.off)
@@ -504,7 +511,8 @@ cdef SharedObject share(Blocks blocks, object value):
     blocks.number += 1
     at.number = blocks.number
     at.len = size
-    data.gather(<unsigned char *>at + sizeof(rp_share))
+    if not moved:
+        data.gather(<unsigned char *>at + sizeof(rp_share))
     handle = SharedObject.__new__(SharedObject)
     handle.token = Token.__new__(Token)
     handle.token.share = made

@@ -1,6 +1,9 @@
 """Values to bytes and back: see _codec.pyx."""
 
+from libc.stdint cimport uint64_t
+
 from pool._buffers cimport Sharer, Span
+from pool._csrc cimport rp_filling, rp_segment, rp_taker
 
 cdef enum:
     TAG_NONE = 0
@@ -34,6 +37,9 @@ cdef class Buffer:
     cdef Py_ssize_t total(self) noexcept
     cdef int refer(self, Span span) except -1
     cdef int gather(self, unsigned char *to) except -1
+    cdef bint huge(self) noexcept
+    cdef int move(self, const rp_segment *segment, uint64_t to, uint64_t *backed, rp_taker *take) except 1
+    cdef int bring_back(self, rp_filling *f, uint64_t at, Py_ssize_t own, Py_ssize_t n) noexcept
     cdef int flatten(self) except -1
     cdef int clear(self) noexcept
 

@@ -46,7 +46,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from pool._buffers cimport TOKEN_SPARE, Sharer, Span, load_parts, span_of, token_of, unlocked
-from pool._csrc cimport RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_copy, rp_part, rp_parts_head
+from pool._csrc cimport (RP_PART_ALIGN, RP_PART_FIXED, RP_PART_HERE, RP_PART_SHARED, rp_copy, rp_fill, rp_filling, rp_part,
+                         rp_parts_head, rp_segment, rp_taker, rp_unfill)
 from pool._instances cimport Layout, Plain, plain_of
 
 cdef extern from "Python.h":
@@ -86,9 +87,11 @@ cdef extern from *:
     #endif
         return 1;
     }
+    static inline int rp_sole_bytes(PyObject *o) { return PyBytes_CheckExact(o) && Py_REFCNT(o) == 1; }
     static inline int rp_enter(const char *where) { return Py_EnterRecursiveCall(where) ? -1 : 0; }
     """
     bint rp_one_digit(object, long long *) noexcept
+    bint rp_sole_bytes(PyObject *) noexcept
     int rp_enter(const char *) except -1
 
 # Containers that are longer, deeper or larger than this are pickled: pickle is quick on them, and it keeps shared objects shared.
@@ -98,6 +101,7 @@ cdef enum:
     LARGE = 1024
     REFERRED = 32768    # memory of an object that is worth not being copied twice
     KEPT = 1 << 15      # a pickle whose pickler may be used again
+    HUGE = 1 << 25      # an encoding that must not be there twice
     APART = 65536       # bytes that are copied without the GIL
     PART = 8192         # a buffer that is worth staying out of the stream
 
@@ -169,6 +173,52 @@ cdef class Buffer:
         copy(to, self.data + done, self.used - done)
         return 0
 
+    cdef bint huge(self) noexcept:
+        return self.total() >= HUGE
+
+    cdef int move(self, const rp_segment *segment, uint64_t to, uint64_t *backed, rp_taker *take) except 1:
+        """As gather, to the offset `to` in a segment in which all below *backed has memory; more is taken as it is needed, and what
+        belongs to nobody else is given back as it is copied: the own bytes, and those of the pickler's. 0: only clear() may follow.
+        -errno: there is no memory, and all is as before but for *backed. 1: an exception."""
+        cdef rp_filling f = rp_filling(s=segment, take=take, at=to, end=to + self.total(), backed=backed[0])
+        cdef list spans = [] if self.spans is None else self.spans
+        cdef Py_ssize_t i = 0, done = 0
+        cdef Span span
+        cdef int err = 0
+        for i in range(len(spans)):
+            span = <Span>spans[i]
+            err = fill(&f, self.data + done, span.at - done, True)
+            if err:
+                break
+            err = fill(&f, <unsigned char *>span.data, span.size, rp_sole_bytes(<PyObject *>span.owner))
+            if err:
+                # The own bytes before it are to come back too.
+                done = span.at
+                break
+            done = span.at
+        if not err:
+            err = fill(&f, self.data + done, self.used - done, True)
+            i = len(spans)
+        backed[0] = f.backed
+        if err:
+            self.bring_back(&f, to, done, i)
+        return err
+
+    cdef int bring_back(self, rp_filling *f, uint64_t at, Py_ssize_t own, Py_ssize_t n) noexcept:
+        """Undoes what `move` did: so many of the own bytes and of the spans were copied, from the offset `at` on."""
+        cdef Py_ssize_t i, done = 0
+        cdef Span span
+        for i in range(n):
+            span = <Span>self.spans[i]
+            rp_unfill(f, at, self.data + done, span.at - done)
+            at += span.at - done
+            done = span.at
+            if rp_sole_bytes(<PyObject *>span.owner):
+                rp_unfill(f, at, <void *>span.data, span.size)
+            at += span.size
+        rp_unfill(f, at, self.data + done, own - done)
+        return 0
+
     cdef int flatten(self) except -1:
         """Nothing refers to the user's objects any more."""
         cdef Buffer whole
@@ -219,6 +269,15 @@ cdef int copy(unsigned char *to, const unsigned char *data, Py_ssize_t size) exc
         with nogil:
             rp_copy(to, data, size)
     return 0
+
+
+cdef int fill(rp_filling *f, unsigned char *data, Py_ssize_t size, bint drop) noexcept:
+    cdef int err
+    if size < APART:
+        return rp_fill(f, data, size, drop)
+    with nogil:
+        err = rp_fill(f, data, size, drop)
+    return err
 
 
 cdef bint is_int64(object value, long long *number) noexcept:

@@ -71,6 +71,7 @@ cdef extern from "segment.h" nogil:
     int rp_segment_create(rp_segment *, size_t, rp_segment_how)
     int rp_segment_attach(rp_segment *, int)
     int rp_segment_back(const rp_segment *, uint64_t, uint64_t)
+    int rp_segment_populate(const rp_segment *, uint64_t, uint64_t)
     int rp_segment_drop(const rp_segment *, uint64_t, uint64_t)
     void rp_segment_close(rp_segment *)
 
@@ -183,6 +184,15 @@ cdef extern from "offers.h" nogil:
 cdef extern from "copy.h" nogil:
     void rp_copy(void *, const void *, size_t)
 
+cdef extern from "fill.h" nogil:
+    ctypedef int rp_taker(const rp_segment *, uint64_t, uint64_t)
+    struct rp_filling:
+        const rp_segment *s
+        rp_taker *take
+        uint64_t at, end, backed
+    int rp_fill(rp_filling *, void *, size_t, bint)
+    void rp_unfill(const rp_filling *, uint64_t, void *, size_t)
+
 cdef extern from "lease.h" nogil:
     struct rp_file:
         int fd
@@ -200,7 +210,6 @@ cdef extern from "lease.h" nogil:
     void rp_leases_keep_only(const rp_file *, uint64_t)
     int rp_lease_map(void **, const rp_file *, uint64_t, size_t, bint)
     void rp_lease_unmap(void *, size_t)
-    int rp_populate(void *, size_t)
 
 cdef extern from "parts.h" nogil:
     enum: RP_PART_ALIGN, RP_PARTS_MOST

@@ -497,7 +497,9 @@ cdef class Dispatcher(Collector):
         cdef Py_ssize_t total = task.data.total(), head = 0
         cdef rp_block block
         cdef rp_head *at
-        cdef int err
+        cdef uint64_t backed
+        cdef bint moved = task.data.huge()
+        cdef int err = 0
         if self.released or self.foreign:
             return False
         if total >= HEADED_LEAST or task.others is not None:
@@ -507,21 +509,26 @@ cdef class Dispatcher(Collector):
         self.blocks.watch()
         self.copying += 1
         try:
-            if block.backed < block.len:
+            if moved:
+                backed = block.off + block.backed
+                err = task.data.move(&self.segment, block.off + head, &backed, rp_segment_back)
+                block.backed = backed - block.off
+            elif block.backed < block.len:
                 if total < 65536:
                     err = rp_arena_back(&self.segment, &block)
                 else:
                     with nogil:
                         err = rp_arena_back(&self.segment, &block)
-                if err:
-                    rp_arena_free(self.arena, &block)
-                    return False
+            if err:
+                rp_arena_free(self.arena, &block)
+                return False
+            if not moved:
+                task.data.gather(self.map.base + block.off + head)
             if head:
                 at = <rp_head *>(self.map.base + block.off)
                 note32(&at.released, 0)
                 at.keep = task.job.retries > 0
                 at.room = 0 if at.keep else block.backed - RP_HEAD
-            task.data.gather(self.map.base + block.off + head)
         except BaseException:
             rp_arena_free(self.arena, &block)
             raise

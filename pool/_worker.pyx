@@ -407,17 +407,20 @@ cdef class Worker:
         """False: there is no block for the result."""
         cdef uint64_t words[4]
         cdef Py_ssize_t before = 8 if kind == RESULT_VALUES else 0
+        cdef rp_taken block
         cdef unsigned char *to
-        words[0] = self.room_for(total - before)
-        if not words[0]:
+        if not self.room_for(total - before, &block):
             return False
+        words[0] = block.off + RP_HEAD
         words[1] = total - before
         words[2] = 0
         words[3] = kind
         if before:
             memcpy(&words[2], self.scratch.data, 8)
         # The time that a chunk took goes before the encoding, where the head of the block has room.
-        self.scratch.gather(self.map.base + words[0] - before)
+        if not self.fill(&block, words[0] - before, total):
+            self.spare = block
+            return False
         self.scratch.clear()
         fault(RP_AT_ENCODED)
         self.finish()
@@ -426,19 +429,19 @@ cdef class Worker:
         rp_writer_publish(&self.writer, sizeof(words), RESULT_BLOCK, pos)
         return True
 
-    cdef uint64_t room_for(self, uint64_t size) except? 0:
-        """Where in the segment an encoding of so many bytes can go, with memory behind it; 0: nowhere."""
+    cdef bint room_for(self, uint64_t size, rp_taken *block) except -1:
+        """A block for an encoding of so many bytes; False: there is none."""
         cdef rp_head *head
-        cdef rp_taken block = self.spare
         cdef uint64_t need = size + RP_HEAD
         cdef unsigned char *to
-        cdef int err
         if self.own:
             head = <rp_head *>(self.map.base + self.own - RP_HEAD)
             if head.room >= size and load32(&head.released) and rp_arena_at(&self.map, self.own, size) != NULL:
-                return self.own
+                block[0] = rp_taken(off=self.own - RP_HEAD, room=need, backed=(need + 4095) & ~<uint64_t>4095)
+                return True
+        block[0] = self.spare
         self.spare.off = 0
-        if (not block.off or block.room < need) and not rp_offer_take(&self.map, self.seat, need, &block):
+        if (not block.off or block.room < need) and not rp_offer_take(&self.map, self.seat, need, block):
             to = self.reserve(8)
             memcpy(to, &need, 8)
             rp_writer_publish(&self.writer, 8, RESULT_WANT, 0)
@@ -447,24 +450,31 @@ cdef class Worker:
             fault(RP_AT_WANTS_BLOCK)
             with nogil:
                 rp_offer_wait(&self.map, self.seat, self.asked, ANSWER_NS)
-            if not rp_offer_take(&self.map, self.seat, need, &block):
-                return 0
+            if not rp_offer_take(&self.map, self.seat, need, block):
+                return False
         if rp_arena_at(&self.map, block.off, need) == NULL:
-            return 0
+            return False
         fault(RP_AT_HAS_BLOCK)
-        if block.backed < need:
+        return True
+
+    cdef bint fill(self, rp_taken *block, uint64_t to, Py_ssize_t total) except -1:
+        """Writes the encoding of so many bytes to the offset `to` in the block. False: there is no memory for it."""
+        cdef uint64_t backed = block.off + block.backed, end = (to + total + 4095) & ~<uint64_t>4095
+        cdef bint moved = self.scratch.huge()
+        cdef int err = 0
+        self.segment.fd = self.site.file.fd
+        if moved:
+            err = self.scratch.move(&self.segment, to, &backed, rp_segment_populate)
+        elif backed < to + total:
             with nogil:
-                to = self.map.base + block.off
-                need = (need + 4095) & ~<uint64_t>4095
-                err = rp_populate(to + block.backed, need - block.backed)
-                if err == -ENOSYS and self.site.file.fd >= 0:
-                    self.segment.fd = self.site.file.fd
-                    err = rp_segment_back(&self.segment, block.off, need)
-                    self.segment.fd = -1
-            if err:
-                self.spare = block
-                return 0
-        return block.off + RP_HEAD
+                err = rp_segment_populate(&self.segment, backed, end - backed)
+        self.segment.fd = -1
+        if err:
+            block.backed = backed - block.off
+            return False
+        if not moved:
+            self.scratch.gather(self.map.base + to)
+        return True
 
     cdef int shrink(self) except -1:
         """A giant result must not keep its memory."""

@@ -29,6 +29,11 @@ def echo(value):
     return value
 
 
+def make_text(number):
+    """A list whose pickle offers no buffers, and is as long as the list is large."""
+    return [str(n) * 300 for n in range(number)]
+
+
 def total(array):
     return float(array.sum())
 

@@ -22,11 +22,12 @@ import gc
 import os
 import signal
 import sys
+import large_tasks
 import leaks
 import tasks
 from implementations import Implementation
 from procfs import is_gone, wait_until
-from refuse import BETWEEN_PROCESSES, SHARED_WITHOUT_RESERVE, refuse
+from refuse import BETWEEN_PROCESSES, EVERY_OTHER_32_MIB, SHARED_WITHOUT_RESERVE, refuse
 
 def work_out(pool):
     assert pool.map(tasks.square, range(100), 1) == [n * n for n in range(100)]
@@ -225,6 +226,30 @@ def test_memory_that_runs_out_under_a_running_pool(script):
     del pool
     """
     assert run(script, body=body) == ["ENOSPC"] * 2
+
+
+def test_memory_that_runs_out_in_the_middle_of_a_huge_payload(script):
+    body = """
+    pool = implementation.Pool(1)
+    text = large_tasks.make_text(60_000)
+    assert pool.apply(large_tasks.echo, (text,)) == text
+    # The worker's result goes another way.
+    pool.apply(refuse, ("madvise", errno.ENOMEM, (0, *EVERY_OTHER_32_MIB)))
+    assert pool.apply(large_tasks.make_text, (60_000,)) == text
+    assert pool.map(large_tasks.make_text, [60_000, 60_000], 2) == [text, text]
+    text = large_tasks.make_text(110_000)  # no free block is so large
+    refuse("fallocate", errno.ENOSPC, (2, *EVERY_OTHER_32_MIB))
+    for send in (lambda: pool.apply(len, (text,)), lambda: pool.map(len, [text, text], 2), lambda: pool.share(text)):
+        try:
+            send()
+        except OSError as error:
+            print(errno.errorcode[error.errno], flush=True)
+    assert pool.map(tasks.square, range(1000), 1) == [n * n for n in range(1000)]
+    pool.close()
+    pool.join()
+    del pool
+    """
+    assert run(script, body=body) == ["ENOMEM", "ENOMEM", "ENOSPC"]
 
 
 def test_workers_that_cannot_map_the_segment(script):

@@ -10,6 +10,7 @@ import numpy
 import procfs
 import pytest
 import tasks
+from peak import peak_of
 
 LIMIT = 60
 LARGE = 300_000
@@ -147,6 +148,17 @@ def test_what_cannot_be_pickled(factory):
         with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
             pool.share(lambda: 0)
         assert pool.apply(abs, (-1,)) == 1
+
+
+def test_its_pickle_is_there_once(factory):
+    text = large_tasks.make_text(60_000)
+    size = sum(map(len, text))
+    with factory.Pool(1) as pool:
+        with peak_of(pool) as peaks:
+            handle = pool.share(text)
+        before, most = peaks
+        assert most - before <= size + (40 << 20) <= 2 * size
+        assert pool.apply(len, (handle,)) == len(text)
 
 
 def test_no_memory_for_it(factory):
