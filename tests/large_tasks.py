@@ -29,6 +29,30 @@ def echo(value):
     return value
 
 
+class Paused:
+    """Its pickling waits at a gate, between one large buffer and another."""
+
+    def __init__(self, gate, size):
+        self.gate, self.size = gate, size
+
+    def __reduce__(self):
+        return len, ([Parts(bytearray(self.size)), _Gated(self.gate), Parts(bytearray(self.size))],)
+
+
+class _Gated:
+    def __init__(self, gate):
+        self.gate = gate
+
+    def __reduce__(self):
+        self.gate.arrive()
+        self.gate.pass_through()
+        return int, ()
+
+
+def pause_in_the_middle(gate, size):
+    return Paused(gate, size)
+
+
 def make_text(number):
     """A list whose pickle offers no buffers, and is as long as the list is large."""
     return [str(n) * 300 for n in range(number)]

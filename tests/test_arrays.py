@@ -10,6 +10,7 @@ import time
 
 import large_tasks
 import numpy
+import peak
 import procfs
 import pytest
 import tasks
@@ -323,6 +324,27 @@ def test_a_worker_that_dies_with_its_argument(factory, ringpool):
 
 
 @pytest.mark.ringpool_only
+def test_the_parent_drops_a_result_while_the_worker_writes_it(factory, make_gate):
+    with factory.Pool(2) as pool:
+        for number in range(4):
+            gate = make_gate()
+            result = pool.apply_async(large_tasks.pause_in_the_middle, (gate, 8 * LARGE))
+            gate.wait_for(1)
+            del result
+            gc.collect()
+            gate.open()
+            assert pool.apply(large_tasks.echo, (number,)) == number
+        # And somewhere in the copying, wherever that is.
+        for number in range(100):
+            result = pool.apply_async(large_tasks.filled, (4 * LARGE, number))
+            time.sleep(number * 1e-4)
+            del result
+        assert pool.map(large_tasks.total, [numpy.ones(LARGE)] * 4, 1) == [LARGE] * 4
+        gc.collect()
+        procfs.wait_until(lambda: pool._core.arena_used <= 3 * (32 * LARGE + 8192))
+
+
+@pytest.mark.ringpool_only
 def test_dropped_results_that_nobody_looked_at(factory):
     with factory.Pool(2) as pool:
         for _ in range(5):
@@ -479,7 +501,9 @@ def test_bad_limits(factory, limit):
 
 
 @pytest.mark.ringpool_only
-def test_a_loop_of_mixed_sizes_is_flat(factory):
+@pytest.mark.limit(300)
+@pytest.mark.parametrize("most", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_loop_of_mixed_sizes_is_flat(factory, most):
     with factory.Pool(2) as pool:
         sizes = [1, 3000, 20_000, 9000, 70_000, 40_000, 150_000, 500]
 
@@ -488,11 +512,19 @@ def test_a_loop_of_mixed_sizes_is_flat(factory):
                 back = pool.apply(large_tasks.double, (numpy.full(sizes[number % len(sizes)], 1.0),))
                 assert back[-1] == 2.0
 
+        def held():
+            workers = sum(peak.anonymous(worker.pid) for worker in pool._pool)
+            return shared_bytes(pool), pool._core.arena_used, peak.anonymous(os.getpid()) + workers
+
         rounds(100)
-        before = shared_bytes(pool), pool._core.arena_used
-        rounds(300)
-        assert shared_bytes(pool) <= before[0] + (4 << 20)
-        assert pool._core.arena_used <= before[1] + (4 << 20)
+        before = held()
+        for _ in range(100, most, 300):
+            rounds(300)
+            print(*(number >> 10 for number in held()), "KiB")
+        shared, used, own = held()
+        assert shared <= before[0] + (4 << 20)
+        assert used <= before[1] + (4 << 20)
+        assert own <= before[2] + (16 << 20)
 
 
 @pytest.mark.ringpool_only
