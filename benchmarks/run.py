@@ -96,6 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="items through imap(buffersize=) (default %(default)s; all of it: 10000000)",
     )
+    parser.add_argument(
+        "--huge",
+        type=whole_number(1 << 40),
+        default=usual.huge,
+        metavar="BYTES",
+        help="of the huge object (default %(default)s; all of it: 2254857830)",
+    )
     parser.add_argument("--json", type=bench.writable_file, metavar="FILE", help="also write all measurements to FILE")
     return parser
 
@@ -133,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds=args.seconds,
         largest=max(args.largest, 1_000),
         streamed=args.streamed,
+        huge=args.huge,
     )
     host = report.machine()
     # As every installed package is: else each spawned worker would compile this one, where PYTHONDONTWRITEBYTECODE is set.

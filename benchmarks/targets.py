@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pool.bench import report
-from pool.bench.apart.ringpool_cell import arrays
+from pool.bench.apart.ringpool_cell import arrays, huge
 from pool.bench.apart.ringpool_cell.workloads import APPLY, CPU, GROWTH_COST, IDLE, MANY_COST
 from pool.bench.harness import OURS
 
@@ -72,6 +72,7 @@ TARGETS = (
     Target(arrays.OUT, BETTER, 10, 5),
     Target(arrays.SMALL, BETTER, 8, 5),
     Target(arrays.FRAME, BETTER, 5, 5),
+    Target(huge.HUGE_MEMORY, AT_MOST, 3, 5),
 )
 
 

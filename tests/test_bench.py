@@ -3,6 +3,7 @@
 No figure is looked at: what is tested is that wrong results are noticed, that all is shown, and that nothing is left behind.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,11 +19,13 @@ import pytest
 from pool import bench
 from pool.__main__ import main
 from pool.bench import own, report
-from pool.bench.apart.ringpool_cell import items, workloads
+from pool.bench.apart.ringpool_cell import arrays, huge, items, workloads
 from pool.bench.harness import PEERS, Run, run_cell
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = workloads.Settings(tasks=40, many=3, largest=1_000, streamed=1_500, idle_seconds=0.02)
+TINY = workloads.Settings(tasks=40, many=3, largest=1_000, streamed=1_500, huge=1 << 20, idle_seconds=0.02)
+# Only the extras have pandas.
+NOT_HERE = set() if importlib.util.find_spec("pandas") else {arrays.FRAME}
 
 FAKES = """
 import multiprocessing.pool, os, subprocess, sys, time
@@ -101,14 +104,19 @@ def measured(peers, chosen=workloads.WORKLOADS, settings=TINY, rounds=1, limit=6
 def test_every_workload_on_both_pools(tmp_path):
     run = measured(PEERS)
     assert not run.failed
-    assert run.na == {("stream", "stdlib"): "imap has no buffersize"}
+    assert run.na == {("stream", "stdlib"): "imap has no buffersize"} | {
+        (name, peer): "needs pandas" for name in NOT_HERE for peer in PEERS
+    }
     found = report.build(run, report.machine())
     long_jobs = {workloads.growth_row(size) for size in workloads.GROWTH_SIZES if size > TINY.largest} | {workloads.GROWTH_COST}
     names = {row.name for workload in workloads.WORKLOADS for row in workload.rows} - long_jobs
     assert {row["workload"] for row in found["workloads"]} == names
     for row in found["workloads"]:
+        if row["workload"] in NOT_HERE:
+            continue
         assert row["peers"]["ringpool"]["rounds"], row
-        assert row["unit"] == "MiB" or row["peers"]["ringpool"]["median"] > 0, row
+        # What memory grew may be nothing, and interpreters are allowed more than this huge object has.
+        assert row["unit"] == "MiB" or row["workload"] == huge.HUGE_MEMORY or row["peers"]["ringpool"]["median"] > 0, row
     assert any(name.startswith("pickle") for name in found["floors"])
     text = report.table(found)
     assert all(name in text for name in names)
@@ -122,7 +130,7 @@ def test_every_workload_on_both_pools(tmp_path):
 
 def test_lies_are_noticed(fakes):
     run = measured({"liar": "fake_peers:Liar"}, settings=TINY._replace(processes=1, many=1))
-    assert {name for name, _ in run.failed} == set(workloads.NAMED)
+    assert {name for name, _ in run.failed} == set(workloads.NAMED) - NOT_HERE
     assert [reason for reason in run.failed.values() if not reason.startswith("WrongResults: ")] == []
     assert not run.values
     assert "FAILED: WrongResults" in report.table(report.build(run, report.machine()))

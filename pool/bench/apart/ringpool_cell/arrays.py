@@ -15,13 +15,6 @@ ROUNDS = 5
 MIB = 1 << 20
 
 
-class Frame:
-    """Columns of one length, as a dataframe has them."""
-
-    def __init__(self, columns: dict[str, Any]) -> None:
-        self.columns = columns
-
-
 def total(array: Any) -> float:
     return float(array[0] + array[-1])
 
@@ -36,8 +29,8 @@ def made(value: tuple[int, float]) -> Any:
     return numpy.full(value[0], value[1])
 
 
-def shifted(frame: Frame) -> Frame:
-    return Frame({name: column + 1 for name, column in frame.columns.items()})
+def shifted(frame: Any) -> Any:
+    return frame + 1
 
 
 def warm_memcpy(numpy: Any, size: int) -> float:
@@ -78,7 +71,10 @@ def measured(
             raise NotAvailable("needs numpy") from None
         # With a fixed number of tasks somebody wants to see that it works.
         each, number = (size, count) if cell.settings.tasks is None else (max(size // 256, 8192), min(count, 8))
-        items, right = values(numpy, number, each)
+        try:
+            items, right = values(numpy, number, each)
+        except ImportError as error:
+            raise NotAvailable(f"needs {error.name}") from None
         cell.tasks = number
         seconds = []
         with cell.started() as pool:
@@ -126,10 +122,14 @@ def echoed(numpy: Any, count: int, size: int) -> tuple[list[Any], Callable[[Any,
 
 
 def frames(numpy: Any, count: int, size: int) -> tuple[list[Any], Callable[[Any, int], bool]]:
-    """Ten columns each."""
-    columns = {f"column {number}": numpy.full(size // 80, float(number)) for number in range(10)}
-    return [Frame(columns) for _ in range(count)], lambda result, place: all(
-        column[0] == column[-1] == number + 1 for number, column in enumerate(result.columns.values())
+    """A dataframe of pandas each, with ten columns."""
+    import pandas
+
+    def frame(place: int) -> Any:
+        return pandas.DataFrame({f"column {number}": numpy.full(size // 80, float(place + number)) for number in range(10)})
+
+    return [frame(place) for place in range(count)], lambda result, place: all(
+        column.iloc[0] == column.iloc[-1] == place + number + 1 for number, (_, column) in enumerate(result.items())
     )
 
 
@@ -137,7 +137,7 @@ IN, IN_SHARE = "24 arrays of 16 MiB in", "24 arrays of 16 MiB in: share of warm 
 SAME = "8 times one array of 64 MiB in"
 OUT = "8 arrays of 64 MiB out"
 SMALL = "2,000 arrays of 64 KiB in and out"
-FRAME = "4 frames of 50 MB in and out"
+FRAME = "4 dataframes of 50 MB in and out"
 
 MEASURED = {
     IN: measured(IN, 24, 16 * MIB, total, distinct, share_row=IN_SHARE),

@@ -30,8 +30,8 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return time.process_time() + sum(map(process_cpu_seconds, pids))
 
 
-def descendants() -> list[int]:
-    """The process ids of all children of this process, their children and so on."""
+def descendants(pid: int = 0) -> list[int]:
+    """The process ids of all children of a process (0: of this one), their children and so on."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -43,7 +43,7 @@ def descendants() -> list[int]:
             continue
         children.setdefault(parent, []).append(int(name))
     found: list[int] = []
-    unseen = [os.getpid()]
+    unseen = [pid or os.getpid()]
     while unseen:
         below = children.get(unseen.pop(), [])
         found += below

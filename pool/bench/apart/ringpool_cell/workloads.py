@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
-from . import arrays, tasks
+from . import arrays, huge, tasks
 from .clocks import SETTLE_SECONDS, cpu_seconds, descendants, resident_bytes
 from .floors import FUTEX, KINDS, SPIN, pickle_both_ways, plain_call
 from .peers import NotAvailable, Pool, WrongResults
@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     """The longest job of the workload 'growth'."""
     streamed: int = 200_000
     """Items that are streamed through imap."""
+    huge: int = 256 << 20
+    """Bytes of the workload that has one object."""
     idle_seconds: float = 2.0
 
 
@@ -431,6 +433,12 @@ WORKLOADS = (
     ),
     Workload("idle", idle, (Row(IDLE, "% of a core", compared=False),)),
     *map(_arrays, arrays.MEASURED),
+    Workload(
+        huge.HUGE,
+        huge.huge,
+        (Row(huge.HUGE, "GB/s", True), Row(huge.HUGE_MEMORY, "times", compared=False)),
+        limit=lambda settings: settings.huge * 1e-7,
+    ),
 )
 NAMED = {workload.name: workload for workload in WORKLOADS}
 # What `python -m pool bench` measures: all that takes a moment and differs.
