@@ -26,6 +26,8 @@ cdef enum:
     TAG_PARTS = 16
     # A value again:
     TAG_INSTANCE = 17
+    # And of chunks:
+    TAG_MIXED = 18
 
 cdef class Buffer:
     cdef unsigned char *data
@@ -45,7 +47,7 @@ cdef class Buffer:
 
 cdef inline bint runs_code(unsigned char tag) noexcept:
     """True if the making of such a value may run code of the program's."""
-    return tag == TAG_PICKLE or tag == TAG_INSTANCE or tag == TAG_PARTS
+    return tag == TAG_PICKLE or TAG_PARTS <= tag <= TAG_MIXED
 
 cdef Py_ssize_t simple_size(object value) noexcept
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept

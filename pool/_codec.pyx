@@ -12,6 +12,7 @@ and may run whatever the objects please. `marshal` is no substitute: it turns an
     value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
              | TAG_INSTANCE count size module name key* value*    count keys; size: bytes up to the first value, the tag's included
     values  := TAG_TUPLE count value*   a chunk of arguments or results
+             | TAG_MIXED count value*   the same, with instances among them
              | TAG_INTS int64*          all of them exact ints
              | TAG_FLOATS double*       all of them exact floats
              | TAG_RANGE count start step    arguments only, written by the dispatcher
@@ -776,7 +777,7 @@ cdef Py_ssize_t append_numbers(Buffer into, object values, Py_ssize_t start, Py_
 @cython.final
 @cython.no_gc
 cdef class Seen:
-    """The addresses of the lists and dicts of a chunk: one that comes twice is to arrive as one object, as pickle does it."""
+    """The addresses of the lists, dicts and instances of a chunk: one that comes twice is to arrive as one object, as pickle does it."""
     cdef size_t *table
     cdef size_t mask
 
@@ -808,6 +809,7 @@ cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t 
     """Appends the items [start, stop) of a list or tuple as one chunk. Raises what pickling raises; the buffer is then as before."""
     cdef Py_ssize_t before = into.used, size, i
     cdef unsigned char *at
+    cdef bint again
     cdef Seen seen = None
     if start < stop and append_numbers(into, values, start, stop):
         return 0
@@ -818,15 +820,19 @@ cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t 
     for i in range(start, stop):
         value = item_of(values, i)
         size = simple_size(value)
-        # Large values may be one and the same: pickle writes each object once.
-        if size >= 0 and stop - start > 1 and (PyList_CheckExact(value) or PyDict_CheckExact(value)):
+        if stop - start > 1 and (PyList_CheckExact(value) or PyDict_CheckExact(value) if size >= 0 else True):
             if seen is None:
                 seen = Seen.__new__(Seen)
-            if seen.again(value, stop - start):
-                size = -1
-        if size < 0 or size > LARGE:
+            again = seen.again(value, stop - start)
+        else:
+            again = False
+        # Large values may be one and the same: pickle writes each object once.
+        if again or size > LARGE or (size < 0 and not append_instance(into, value)):
             into.used = before
             return append_pickle(into, values[start:stop], by_value)
+        if size < 0:
+            into.data[before] = TAG_MIXED
+            continue
         at = into.grow(size)
         simple_write(value, at)
         into.used += size
@@ -997,7 +1003,7 @@ cdef list decode_values(const unsigned char *at, Py_ssize_t size):
         return list(decode(at, size))
     if size >= 1 and (at[0] == TAG_INTS or at[0] == TAG_FLOATS):
         return decode_numbers(at, size)
-    if size < 5 or at[0] != TAG_TUPLE:
+    if size < 5 or (at[0] != TAG_TUPLE and at[0] != TAG_MIXED):
         raise damaged()
     memcpy(&n, at + 1, 4)
     if n > <uint64_t>(size - 5):

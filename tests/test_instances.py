@@ -377,6 +377,15 @@ def test_nonsense_is_an_error():
             pass
 
 
+def test_instance_that_cannot_be_made_fails_its_chunk(factory, module):
+    pool = factory.Pool(1)
+    kind = define(module, "class Kind: pass")
+    values = [cell.Point(1, 2.0, "three"), kind()]
+    with pytest.raises((AttributeError, ModuleNotFoundError)):
+        pool.map(tasks.echo, values, 2)
+    assert pool.map(tasks.echo, values[:1], 2) == values[:1]
+
+
 def test_deep_nonsense_is_an_error():
     with pytest.raises(RecursionError):
         decode_bytes(b"\x09\x01\x00\x00\x00" * 200_000 + b"\x00")
@@ -388,3 +397,19 @@ def test_there_and_back(factory):
     assert pool.map(cell.moved_point, points, 1) == [cell.moved_point(point) for point in points]
     assert list(pool.imap(tasks.echo, points)) == points
     assert pool.apply(tasks.echo, (points[3],)) == points[3]
+
+
+def test_in_chunks(factory):
+    pool = factory.Pool(2)
+    points = [cell.Point(number, number / 2, str(number)) for number in range(200)]
+    assert pool.map(cell.moved_point, points, 7) == [cell.moved_point(point) for point in points]
+    assert list(pool.imap_unordered(tasks.echo, points[:7], 7)) == points[:7]
+    mixed = [points[0], 1, None, [2], {"three": 3}, ("four", 4), points[1], b"five", 0.6]
+    assert pool.map(tasks.echo, mixed, len(mixed)) == mixed
+    pickled = [*points[:3], {"deep": [points[4]]}, 5]
+    assert pool.map(tasks.echo, pickled, len(pickled)) == pickled
+    assert pool.starmap(tasks.collect, [(points[0], 1), (points[1],)], 2) == [((points[0], 1), {}), ((points[1],), {})]
+    # What came twice is one object, as pickle has it.
+    assert pool.map(tasks.mark, [points[0], points[1], points[0]], 3) == [1, 1, 2]
+    back = pool.map(tasks.echo, [points[0], points[1], points[0]], 3)
+    assert back[0] is back[2] and back[0] is not back[1]
