@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pool.bench import report
 from pool.bench.apart.ringpool_cell import arrays, huge
-from pool.bench.apart.ringpool_cell.workloads import APPLY, CPU, GROWTH_COST, IDLE, MANY_COST
+from pool.bench.apart.ringpool_cell.workloads import APPLY, CPU, GROWTH_COST, IDLE, KINDS, MANY_COST, chunks_row
 from pool.bench.harness import OURS
 
 # Anything that polls shows up far above this; reading the clocks stays far below.
@@ -57,6 +57,7 @@ TARGETS = (
     Target("imap chunksize=1, ints", BETTER, 40, 4),
     Target("imap_unordered chunksize=1, ints", BETTER, 40, 4),
     Target("starmap chunksize=1, pairs of ints", BETTER, 40, 4),
+    *(Target(chunks_row(kind), AT_MOST, 1.1, 4) for kind in KINDS),
     Target("skewed mix, map default chunks", AT_LEAST, 0.93, 4),
     Target("skewed mix, map chunksize=1", AT_LEAST, 0.93, 4),
     Target(CPU, BETTER, 30, 4),

@@ -191,6 +191,44 @@ def map_default(pool: Pool, function: Callable[..., Any], items: list[Any]) -> l
     return pool.map(function, items)
 
 
+CHUNKS = (1, 8, 64, 512, 4096)
+CHUNK_ROUNDS = 5
+
+
+def chunks_row(kind: str) -> str:
+    """The name of the row of that kind of values."""
+    return f"map default chunks: time against the best of {len(CHUNKS)} chunksizes, {kind}"
+
+
+def untuned(kind: str) -> Callable[[Cell], dict[str, float]]:
+    """A workload: what is lost by leaving the chunksize to the pool."""
+    function, values = KINDS[kind]
+
+    def measure(cell: Cell) -> dict[str, float]:
+        with cell.started() as pool:
+
+            def seconds(items: list[Any], chunksize: int | None) -> float:
+                began = time.perf_counter()
+                results = map_default(pool, function, items) if chunksize is None else pool.map(function, items, chunksize)
+                taken = time.perf_counter() - began
+                check(results, [function(item) for item in items])
+                return taken
+
+            # Single tasks, which take longest, fill the time of a cell.
+            items = values(cell.count(lambda number: seconds(values(number), 1)))
+            taken: dict[int | None, list[float]] = {}
+            # By turns: a machine that gets slower meanwhile slows them all.
+            for _ in range(CHUNK_ROUNDS):
+                for chunksize in (None, *CHUNKS):
+                    gc.collect()
+                    taken.setdefault(chunksize, []).append(seconds(items, chunksize))
+        medians = {chunksize: statistics.median(one) for chunksize, one in taken.items()}
+        default = medians.pop(None)
+        return {chunks_row(kind): default / min(medians.values())}
+
+    return measure
+
+
 def starmap_single(pool: Pool, function: Callable[..., Any], items: list[Any]) -> list[Any]:
     return pool.starmap(function, items, chunksize=1)
 
@@ -412,6 +450,7 @@ WORKLOADS = (
     _rate("imap chunksize=1, ints", imap_single),
     _rate("imap_unordered chunksize=1, ints", imap_unordered_single, ordered=False),
     _rate("starmap chunksize=1, pairs of ints", starmap_single, (tasks.add, tasks.pairs)),
+    *(Workload(chunks_row(kind), untuned(kind), (Row(chunks_row(kind), "times", compared=False),)) for kind in KINDS),
     _skewed("skewed mix, map default chunks", map_default),
     _skewed("skewed mix, map chunksize=1", map_single),
     *map(_start, ("fork", "spawn", "forkserver")),
