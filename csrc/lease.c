@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -15,21 +14,6 @@
 #define PAGE 4096u
 
 static struct rp_lease *leases;
-
-int rp_file_open(struct rp_file *f, int fd)
-{
-    struct stat st;
-    if (fstat(fd, &st))
-        return -errno;
-    *f = (struct rp_file){fd, (uint64_t)st.st_dev, (uint64_t)st.st_ino};
-    return 0;
-}
-
-static bool still_there(const struct rp_file *f)
-{
-    struct stat st;
-    return f->fd >= 0 && !fstat(f->fd, &st) && (uint64_t)st.st_dev == f->device && (uint64_t)st.st_ino == f->inode;
-}
 
 void rp_lease_begin(struct rp_lease *l)
 {
@@ -57,7 +41,7 @@ int rp_lease_end(struct rp_lease *l)
     rp_lease_forget(l);
     if (!l->apart || !l->file)
         return 0;
-    if (!still_there(l->file))
+    if (!rp_file_there(l->file))
         return -EBADF;
     int fd = l->file->fd;
     if (mmap(l->at, l->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, (off_t)l->off) == MAP_FAILED)
@@ -101,7 +85,7 @@ static bool replace(struct rp_lease *l)
 
 static bool part(struct rp_lease *l)
 {
-    if (l->file && !still_there(l->file))
+    if (l->file && !rp_file_there(l->file))
         return replace(l);
     if (l->file) {
         int fd = l->file->fd;
@@ -138,6 +122,8 @@ static int by_offset(const void *a, const void *b)
 void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
 {
     size_t n = 0, i = 0;
+    if (!rp_file_there(file))
+        return;
     for (struct rp_lease *l = leases; l; l = l->next)
         n += l->file == file;
     struct rp_lease **all = malloc((n + 1) * sizeof *all);
@@ -159,7 +145,7 @@ void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
 
 int rp_lease_map(void **at, const struct rp_file *file, uint64_t off, size_t len, bool read_only)
 {
-    if (!still_there(file))
+    if (!rp_file_there(file))
         return -EBADF;
     int access = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
     void *got = mmap(NULL, len, access, MAP_PRIVATE | MAP_NORESERVE, file->fd, (off_t)off);

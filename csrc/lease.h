@@ -14,14 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The segment's descriptor, and whose it is: the user's program may have closed it, and opened another in its place. */
-struct rp_file {
-    int fd;
-    uint64_t device, inode;
-};
-
-/* 0 or -errno. */
-int rp_file_open(struct rp_file *f, int fd);
+#include "segment.h"
 
 struct rp_lease {
     struct rp_lease *next, *prev;

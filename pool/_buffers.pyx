@@ -24,7 +24,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
-from posix.unistd cimport close, getpid
+from posix.unistd cimport getpid
 
 from pool._csrc cimport *
 
@@ -200,9 +200,7 @@ cdef class Site:
         self.file.fd = -1
 
     def __dealloc__(self):
-        if self.file.fd >= 0:
-            close(self.file.fd)
-
+        rp_file_close(&self.file)
 
     cdef object open(self, const rp_part *part):
         """The shared object in this block, loaded once in this worker. RuntimeError if it was released."""

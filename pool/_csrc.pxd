@@ -62,6 +62,10 @@ cdef extern from "atomics.h" nogil:
     void store64 "rp_store_seq"(rp_u64 *, uint64_t)
 
 cdef extern from "segment.h" nogil:
+    struct rp_file:
+        int fd
+    int rp_file_open(rp_file *, int)
+    void rp_file_close(rp_file *)
     struct rp_segment:
         void *base
         size_t size
@@ -184,15 +188,12 @@ cdef extern from "copy.h" nogil:
     void rp_copy(void *, const void *, size_t)
 
 cdef extern from "lease.h" nogil:
-    struct rp_file:
-        int fd
     struct rp_lease:
         void *at
         size_t len
         uint64_t off
         const rp_file *file
         bint ours, apart, stuck
-    int rp_file_open(rp_file *, int)
     void rp_lease_begin(rp_lease *)
     void rp_lease_forget(rp_lease *)
     int rp_lease_end(rp_lease *)

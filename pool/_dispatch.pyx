@@ -342,7 +342,7 @@ cdef class Dispatcher(Collector):
         """In a forked child: the pool stays the parent's. keep: the child is a worker of it and needs the descriptor."""
         self.foreign = True
         if self.segment.fd >= 0 and not keep:
-            os.close(self.segment.fd)
+            rp_file_close(&self.memory.file)
             self.segment.fd = -1
 
     # ---- encode and commit

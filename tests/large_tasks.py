@@ -1,8 +1,11 @@
 """Functions that the tests of large values send to workers; importable without numpy by whoever does not call them."""
 
+import errno
 import os
 import pickle
 import sys
+
+from refuse import POPULATE_WRITE, refuse
 
 _kept = []
 
@@ -125,6 +128,15 @@ def size_below(row):
 def close_descriptors(array):
     os.closerange(3, 4096)
     return float(array.sum())
+
+
+def descriptors_to(path, size):
+    """Every descriptor is the user's own now, and the kernel is one without MADV_POPULATE_WRITE."""
+    refuse("madvise", errno.EINVAL, POPULATE_WRITE)
+    os.closerange(3, 4096)
+    for _ in range(100):
+        os.open(path, os.O_RDWR)
+    return filled(size, 1.0)
 
 
 def count(*values):

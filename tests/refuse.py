@@ -7,9 +7,9 @@ import struct
 
 NUMBERS = {
     "x86_64": {"arch": 0xC000003E, "seccomp": 317, "memfd_create": 319, "pidfd_open": 434, "fallocate": 285, "ftruncate": 77,
-               "mmap": 9, "futex": 202},
+               "mmap": 9, "futex": 202, "madvise": 28},
     "aarch64": {"arch": 0xC00000B7, "seccomp": 277, "memfd_create": 279, "pidfd_open": 434, "fallocate": 47, "ftruncate": 46,
-                "mmap": 222, "futex": 98},
+                "mmap": 222, "futex": 98, "madvise": 233},
 }
 NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 LOAD, MASK, EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06
@@ -18,6 +18,7 @@ ALL_THREADS = 1
 
 # What the pool's own calls have and those of the C library have not.
 SHARED_WITHOUT_RESERVE = (3, 0x4001, 0x4001)  # mmap: MAP_SHARED | MAP_NORESERVE
+POPULATE_WRITE = (2, 0xFFFFFFFF, 23)  # madvise
 BETWEEN_PROCESSES = (1, 0xFFFE, 0)  # futex: FUTEX_WAIT and FUTEX_WAKE without FUTEX_PRIVATE_FLAG
 
 

@@ -1,6 +1,7 @@
 """Large parts of values: every kind arrives as with the stdlib, is private, and its memory goes back whoever holds it last."""
 
 import array as arrays
+import errno
 import gc
 import os
 import pickle
@@ -434,6 +435,44 @@ def test_a_task_that_closes_all_descriptors(factory):
         assert pool.apply(large_tasks.filled, (LARGE, 2)).sum() == 2.0 * LARGE
         told, here = pool.apply(large_tasks.forked_sum, (array,))
         assert told == repr((1.0 * LARGE, 5.0 * LARGE)) and here == LARGE
+
+
+@pytest.mark.ringpool_only
+def test_a_task_that_opens_a_file_in_the_descriptors_place(factory, tmp_path):
+    path = tmp_path / "own"
+    path.write_bytes(b"own")
+    with factory.Pool(1) as pool:
+        assert pool.apply(large_tasks.descriptors_to, (str(path), LARGE)).sum() == LARGE
+        assert pool.apply(large_tasks.filled, (4 * LARGE, 2)).sum() == 8.0 * LARGE
+    assert path.read_bytes() == b"own"
+
+
+@pytest.mark.ringpool_only
+def test_a_program_that_opens_a_file_in_the_descriptors_place(factory, tmp_path):
+    path = tmp_path / "own"
+    own = b"own" * 3_000_000
+    path.write_bytes(own)
+    with factory.Pool(1) as pool:
+        kept = pool.apply(large_tasks.filled, (LARGE, 3))
+        file = os.open(path, os.O_RDWR)
+        place = os.dup2(file, pool._core.fd, inheritable=False)
+        os.close(file)
+        for size in (LARGE, 10 * LARGE, 20 * LARGE):
+            try:
+                pool.apply(large_tasks.total, (numpy.ones(size),))
+            except OSError as error:
+                assert error.errno in (errno.EBADF, errno.ENOMEM)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if os.fstat(place).st_size == len(own) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    pool.join()
+    assert kept.sum() == 3.0 * LARGE
+    del kept, pool
+    gc.collect()
+    assert os.fstat(place).st_ino == path.stat().st_ino
+    os.close(place)
+    assert path.read_bytes() == own
 
 
 # ---- limits
