@@ -143,6 +143,44 @@ void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
     free(all);
 }
 
+/* False: at least one of them needs the file still. */
+static bool part_for_good(const struct rp_file *file)
+{
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (l->file == file && ((!l->apart && !part(l)) || l->stuck))
+            return false;
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (l->file == file)
+            l->file = NULL;
+    return true;
+}
+
+void rp_leases_shrink(struct rp_file *file, struct rp_segment *seg, size_t few)
+{
+    unsigned char *base = seg->base;
+    size_t from = seg->size, to = 0, bytes = 0;
+    for (const struct rp_lease *l = leases; l; l = l->next) {
+        if (l->file != file)
+            continue;
+        size_t off = (size_t)((unsigned char *)l->at - base);
+        from = off < from ? off : from;
+        to = off + l->len > to ? off + l->len : to;
+        bytes += l->len;
+    }
+    if (from >= to)
+        return;
+    if (to < seg->size && !munmap(base + to, seg->size - to))
+        seg->size = to;
+    if (from && !munmap(base, from)) {
+        seg->base = base + from;
+        seg->size -= from;
+    }
+    if (bytes <= few && part_for_good(file)) {
+        rp_file_close(file);
+        seg->fd = -1;
+    }
+}
+
 int rp_lease_map(void **at, const struct rp_file *file, uint64_t off, size_t len, bool read_only)
 {
     if (!rp_file_there(file))

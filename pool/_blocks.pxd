@@ -41,6 +41,7 @@ cdef class Share:
     cdef Store store
     cdef rp_block block
     cdef bint unused(self) noexcept
+    cdef int let_go(self) except -1
 
 cdef class SharedObject:
     cdef Token token

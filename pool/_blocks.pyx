@@ -235,6 +235,8 @@ cdef class Blocks:
 
     cdef int end(self) except -1:
         """No worker is left."""
+        for share in self.open:
+            (<Share>share).let_go()
         self.open.clear()
         self.closing.clear()
         return 0
@@ -412,10 +414,16 @@ cdef class Share:
                 return False
         return True
 
-    def __dealloc__(self):
+    cdef int let_go(self) except -1:
+        """Whoever has the handle still: nobody uses the block any more."""
         cdef Store store = self.store
+        self.store = None
         if store is not None and getpid() == store.owner:
             store.give(&self.block, False, 0)
+        return 0
+
+    def __dealloc__(self):
+        self.let_go()
 
 
 @cython.final
@@ -463,7 +471,7 @@ cdef class SharedObject:
             return
         share = <Share>self.token.share
         self.token.share = None
-        if share.blocks.store.closed or getpid() != share.store.owner:
+        if share.store is None or getpid() != share.store.owner:
             return
         at = <rp_share *>(<unsigned char *>share.store.segment.base + share.block.off)
         tell32(&at.closed, 1)

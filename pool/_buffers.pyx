@@ -34,6 +34,7 @@ cdef extern from "Python.h":
 cdef enum:
     PAGE = 4096
     COPIED_OUT = 4096       # parts below are not worth a view
+    FEW = 16 << 20          # bytes of results that are copied at a pool's end, so that it leaves no descriptor open
 
 
 @cython.final
@@ -167,9 +168,15 @@ cdef class Store:
         return 0
 
     cdef void finish(self) noexcept:
-        if self.closed and self.live == 0:
+        if not self.closed:
+            return
+        if self.live == 0:
             rp_arena_release(&self.arena)
             rp_segment_close(&self.segment)
+        elif self.live == self.results and not self.shrunk:
+            # A program may keep results of any number of pools: each with the address range of a segment would be all there is.
+            self.shrunk = True
+            rp_leases_shrink(&self.file, &self.segment, FEW)
 
     cdef void give(self, rp_block *block, bint apart, int err) noexcept:
         """Takes a block back. err: it cannot be used again."""
@@ -290,6 +297,7 @@ cdef class ResultBlock(Holder):
             return
         if self.leased:
             err = rp_lease_end(&self.lease)
+        self.store.results -= 1
         self.store.give(&self.block, self.lease.apart, err)
 
 
@@ -310,6 +318,7 @@ cdef ResultBlock result_block(Store store, unsigned char *base, rp_block *block,
     held.lease.ours = True
     # Whoever forks may take results along that nobody has unpickled yet.
     held.hold()
+    store.results += 1
     return held
 
 

@@ -199,6 +199,7 @@ cdef extern from "lease.h" nogil:
     int rp_lease_end(rp_lease *)
     int rp_leases_part()
     void rp_leases_keep_only(const rp_file *, uint64_t)
+    void rp_leases_shrink(rp_file *, rp_segment *, size_t)
     int rp_lease_map(void **, const rp_file *, uint64_t, size_t, bint)
     void rp_lease_unmap(void *, size_t)
     int rp_populate(void *, size_t)

@@ -240,6 +240,53 @@ def test_results_outlive_a_pool_that_was_terminated(factory):
     assert back.sum() == 4.0 * LARGE
 
 
+def segments():
+    """Bytes of address space that this process has of pools' segments, and how many descriptors of them."""
+    mapped = 0
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if "memfd:ringpool" in line:
+                begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+                mapped += end - begin
+    links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return mapped, sum("memfd:ringpool" in os.readlink(link) for link in links if os.path.islink(link))
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("fork_before", [False, True])
+@pytest.mark.parametrize(("size", "descriptors"), [(LARGE, 0), (10 * LARGE, 1)])
+def test_results_of_a_pool_that_is_gone_need_little(factory, size, descriptors, fork_before):
+    before = segments()
+    with factory.Pool(2) as pool:
+        first, other, last = pool.starmap(large_tasks.filled, [(size, number) for number in range(3)], 1)
+        shared = pool.share(numpy.ones(LARGE))
+        assert pool.apply(large_tasks.total, (shared,)) == LARGE
+        del other
+        if fork_before:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+    pool.join()
+    del pool
+    gc.collect()
+    mapped, opened = (now - then for now, then in zip(segments(), before, strict=True))
+    assert mapped < 1 << 30 and opened <= descriptors
+    pid = os.fork()
+    if pid == 0:
+        first += 1
+        os._exit(0 if first.sum() == size and last.sum() == 2.0 * size else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert first.sum() == 0 and last.sum() == 2.0 * size
+    del first
+    last += 1
+    assert last.sum() == 3.0 * size
+    shared.close()
+    del last, shared
+    gc.collect()
+    assert segments() == before
+
+
 def test_results_are_pickled_again(factory):
     with factory.Pool(2) as pool:
         back = pool.apply(large_tasks.filled, (LARGE, 2))
