@@ -300,7 +300,8 @@ cdef class Shares(Sharer):
 
     A part that is sure to come again, because the next item has the same object, has a block of its own from the first time on;
     any other from the second time on. checked: the caller may change the object while the job runs, so it is compared before each
-    use. Else he waits for the job, and what lies at the same place, which is held, is the same.
+    use. Else he waits for the job, and the memory of an item, which is held, is the same; but what an item's own way of pickling
+    has written to the same place need not be.
     """
 
     def __cinit__(self, Blocks blocks, bint checked, bint tokens_only=False):
@@ -331,12 +332,12 @@ cdef class Shares(Sharer):
             return 0
         key = (<uint64_t>span.data, span.size)
         found = self.known.get(key)
-        if found is None and not self.comes_again(span):
+        if found is None and not has_part(self.following, span):
             self.remember(key, FIRST)
             return 0
         if type(found) is Shared:
             shared = <Shared>found
-            if self.checked:
+            if self.checked or not has_part(self.current, span):
                 base = <unsigned char *>shared.store.segment.base
                 with nogil:
                     differs = memcmp(base + shared.block.off, span.data, span.size)
@@ -357,15 +358,6 @@ cdef class Shares(Sharer):
             del self.known[next(iter(self.known))]
         self.known[key] = value
         return 0
-
-    cdef bint comes_again(self, Span span) except -1:
-        item = self.following
-        if item is None:
-            return False
-        exporter = exporter_of(span)
-        if item is exporter:
-            return True
-        return (type(item) is tuple or type(item) is list) and any(one is exporter for one in item[:16])
 
     cdef Shared copied(self, Span span):
         """A new block with a copy; None if there is no memory for one."""
@@ -397,6 +389,16 @@ cdef class Shares(Sharer):
 
 
 cdef object FIRST = object()
+
+
+cdef bint has_part(object item, Span span) except -1:
+    """True if the part is the memory of the item, or of a member of it; not of what pickling it made or found elsewhere."""
+    if item is None:
+        return False
+    exporter = exporter_of(span)
+    if item is exporter:
+        return True
+    return (type(item) is tuple or type(item) is list) and any(one is exporter for one in item[:16])
 
 
 # ---- objects that any task may refer to

@@ -88,9 +88,10 @@ cdef object unlocked(object exporter):
 
 cdef object exporter_of(Span span):
     """The object whose memory the span is; None if there is no telling."""
-    if type(span.owner) is Export:
-        return (<Export>span.owner).view.obj
-    return None
+    if type(span.owner) is not Export:
+        return None
+    exporter = <object>(<Export>span.owner).view.obj
+    return exporter_of((<Unlocked>exporter).span) if type(exporter) is Unlocked else exporter
 
 
 # ---- objects that any task may refer to

@@ -718,8 +718,9 @@ cdef class Dispatcher(Collector):
             try:
                 if source.sliced and type(source.items) is tuple and source.at < source.total:
                     source.shares.following = source.items[source.at]
+                source.shares.current = item
                 source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine, 0, source.shares)
-                source.shares.following = None
+                source.shares.current = source.shares.following = None
                 source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:
@@ -818,8 +819,9 @@ cdef class Dispatcher(Collector):
         else:
             try:
                 source.shares.following = source.items[source.at] if source.at < source.total and not source.rows else None
+                source.shares.current = None if source.rows else source.items[at]
                 source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at, source.shares)
-                source.shares.following = None
+                source.shares.current = source.shares.following = None
                 source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:

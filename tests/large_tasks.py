@@ -130,6 +130,26 @@ def close_descriptors(array):
     return float(array.sum())
 
 
+class Scratch:
+    """Pickled by way of an array that all instances write to."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        import numpy
+
+        if not _kept:
+            _kept.append(numpy.zeros(300_000))
+        _kept[0][:] = self.number
+        return tuple, ([self.number, _kept[0]],)
+
+
+def both_ends(value):
+    number, array = value
+    return number, float(array[0]), float(array[-1])
+
+
 def descriptors_to(path, size):
     """Every descriptor is the user's own now, and the kernel is one without MADV_POPULATE_WRITE."""
     refuse("madvise", errno.EINVAL, POPULATE_WRITE)

@@ -193,6 +193,15 @@ class Temporary:
         return large_tasks.Parts, (pickle.PickleBuffer(bytes([self.value]) * 400_000),)
 
 
+def test_items_that_are_pickled_by_way_of_one_array(factory):
+    with factory.Pool(2) as pool:
+        items = [large_tasks.Scratch(number) for number in range(9)]
+        expected = [(number, float(number), float(number)) for number in range(9)]
+        assert pool.map(large_tasks.both_ends, items, 1) == expected
+        assert pool.starmap(large_tasks.both_ends, [(item,) for item in items], 1) == expected
+        assert list(pool.imap(large_tasks.both_ends, items)) == expected
+
+
 @pytest.mark.ringpool_only
 def test_other_bytes_at_the_same_place(factory):
     with factory.Pool(2) as pool:
