@@ -309,12 +309,11 @@ cdef class Shares(Sharer):
         self.tokens_only = tokens_only
         self.checked = checked
         self.known = {}
-        self.used = []
 
     cdef uint64_t size_of(self, Span span) noexcept:
         return (<Share>token_of(span).share).block.len
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
         cdef Shared shared
         cdef Share open
         cdef Token token = token_of(span)
@@ -324,7 +323,7 @@ cdef class Shares(Sharer):
             open = <Share>token.share
             if open is None or open.blocks is not self.blocks:
                 return 0
-            self.used.append(open)
+            used.append(open)
             return open.block.off
         if self.tokens_only:
             return 0
@@ -348,7 +347,7 @@ cdef class Shares(Sharer):
             if shared is None:
                 return 0
             self.remember(key, shared)
-        self.used.append(shared)
+        used.append(shared)
         return shared.block.off
 
     cdef int remember(self, key, value) except -1:
@@ -377,15 +376,6 @@ cdef class Shares(Sharer):
         if not self.checked:
             shared.span = span
         return shared
-
-    cdef tuple taken(self):
-        """What the task that was encoded refers to."""
-        cdef tuple used
-        if not self.used:
-            return None
-        used = tuple(self.used)
-        self.used.clear()
-        return used
 
 
 cdef object FIRST = object()
@@ -432,7 +422,7 @@ cdef class Share:
 cdef class Fixing(Sharer):
     """Makes the parts of an encoding read-only."""
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
         span.fixed = True
         return 0
 

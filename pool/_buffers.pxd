@@ -15,7 +15,7 @@ cdef class Span:
     cdef object owner
 
 cdef class Sharer:
-    cdef uint64_t offset_of(self, Span span) except? 0
+    cdef uint64_t offset_of(self, Span span, list used) except? 0
     cdef uint64_t size_of(self, Span span) noexcept
 
 cdef class Store:

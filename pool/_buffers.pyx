@@ -129,8 +129,8 @@ def open_shared(found):
 cdef class Sharer:
     """Knows of parts that have a block of their own."""
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
-        """Where in the segment the part lies; 0: it is to travel with its value."""
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
+        """Where in the segment the part lies; 0: it is to travel with its value. used: what has to be kept meanwhile is added to it."""
         return 0
 
     cdef uint64_t size_of(self, Span span) noexcept:

@@ -468,8 +468,8 @@ cdef class Dispatcher(Collector):
                     append_pickle(task.data, value[start:start + count], True)
             else:
                 append_value(task.data, value, True)
-            if shares is not None:
-                task.others = shares.taken()
+            if task.data.others:
+                task.others = tuple(task.data.others)
             # What refers to the user's objects is copied now: he may change them.
             if task.data.spans is not None and not self.lodge(task):
                 task.data.flatten()

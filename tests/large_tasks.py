@@ -145,6 +145,32 @@ class Scratch:
         return tuple, ([self.number, _kept[0]],)
 
 
+class Submits:
+    """Pickled by way of an object whose finalizer calls the function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return tuple, ([Finalized(self.function)],)
+
+
+class Finalized:
+    def __init__(self, function=None):
+        self.function = function
+
+    def __reduce__(self):
+        return Finalized, ()
+
+    def __del__(self):
+        if self.function is not None:
+            self.function()
+
+
+def last_total(*values):
+    return float(values[-1].sum())
+
+
 def both_ends(value):
     number, array = value
     return number, float(array[0]), float(array[-1])
