@@ -322,6 +322,18 @@ def test_memory_goes_back_when_the_last_view_dies(factory):
 
 
 @pytest.mark.ringpool_only
+def test_an_exhausted_iterator_holds_no_memory(factory):
+    with factory.Pool(1) as pool:
+        array = numpy.ones(LARGE)
+        iterators = [pool.imap(large_tasks.total, [array] * 3), pool.imap(large_tasks.total, (array for _ in range(3)))]
+        assert [list(iterator) for iterator in iterators] == [[LARGE] * 3] * 2
+        # What the worker had is looked at when the next block is taken.
+        assert pool.apply(large_tasks.total, (array,)) == LARGE
+        assert pool.apply(large_tasks.total, (array[:10_000],)) == 10_000
+        procfs.wait_until(lambda: pool._core.arena_used < 8 * LARGE, LIMIT, "only the last arguments are there")
+
+
+@pytest.mark.ringpool_only
 def test_memory_goes_back_to_the_system(factory):
     with factory.Pool(2) as pool:
         idle = shared_bytes(pool)
