@@ -22,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport ENOMEM, EINVAL
+from libc.errno cimport EFBIG, EINVAL, ENOMEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
@@ -235,8 +235,11 @@ cdef class Dispatcher(Collector):
             if size == 0:
                 raise ValueError(f"a pool of {seats} workers, {slots} slots and rings of {ring_bytes} bytes is not possible")
             err = rp_segment_create(&self.segment, size, how)
-            # A limit on the address space (ulimit -v) leaves room for less.
-            if (err != -ENOMEM and err != -EINVAL) or arena_bytes <= (1 << 26):
+            # A limit on the address space (ulimit -v), or on the length of files (ulimit -f), leaves room for less.
+            if err == -EFBIG:
+                if arena_bytes <= (1 << 20):
+                    break
+            elif (err != -ENOMEM and err != -EINVAL) or arena_bytes <= (1 << 26):
                 break
             arena_bytes //= 2
         if err:

@@ -426,9 +426,10 @@ def _process_count(processes):
 
 
 def _seat_count(processes):
-    """Processes that there can be at once. They cost address space only; where that is limited, as many as there should be, and
-    some for those that are just being replaced."""
-    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    """Processes that there can be at once. They cost address space only, and length of a file; where that is limited, as many as
+    there should be, and some for those that are just being replaced."""
+    limits = resource.RLIMIT_AS, resource.RLIMIT_FSIZE
+    if all(resource.getrlimit(limit)[0] == resource.RLIM_INFINITY for limit in limits):
         return MAX_PROCESSES
     return min(MAX_PROCESSES, 2 * processes + 2)
 
