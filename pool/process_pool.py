@@ -281,8 +281,8 @@ class Pool(multiprocessing.pool.Pool):
 
         It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers
         are read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The
-        handle's close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no
-        memory.
+        handle's close(), `with` or its garbage collection releases the object. A process that a task forks has it only as long as the
+        task runs: its memory is not copied for the child. Raises what pickling raises, OSError if there is no memory.
         """
         self._check_running()
         return self._core.share(obj)

@@ -8,6 +8,7 @@ import sys
 from refuse import POPULATE_WRITE, refuse
 
 _kept = []
+_scratch = []
 
 
 class Parts:
@@ -139,10 +140,10 @@ class Scratch:
     def __reduce__(self):
         import numpy
 
-        if not _kept:
-            _kept.append(numpy.zeros(300_000))
-        _kept[0][:] = self.number
-        return tuple, ([self.number, _kept[0]],)
+        if not _scratch:
+            _scratch.append(numpy.zeros(300_000))
+        _scratch[0][:] = self.number
+        return tuple, ([self.number, _scratch[0]],)
 
 
 class Submits:
