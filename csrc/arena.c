@@ -70,6 +70,86 @@ static void forget_all(struct rp_arena *a)
     a->next = a->begin;
 }
 
+struct stretch {
+    uint64_t off, end;
+};
+
+static int last_first(const void *a, const void *b)
+{
+    uint64_t x = ((const struct stretch *)a)->off, y = ((const struct stretch *)b)->off;
+    return (x < y) - (x > y);
+}
+
+static bool lies_last(const struct rp_arena *a, const struct rp_stack *s, uint64_t size)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (s->at[i].off + size == a->next)
+            return true;
+    return false;
+}
+
+/* Where the free blocks begin that lie behind all that is handed out; a->next if there are none. */
+static uint64_t free_from(const struct rp_arena *a)
+{
+    uint64_t from = a->next;
+    size_t n = 0, most = 0;
+    bool last = false;
+    for (uint32_t c = 0; c < RP_CLASSES; c++) {
+        last = last || lies_last(a, &a->warm[c], size_of(c)) || lies_last(a, &a->cold[c], size_of(c));
+        most += a->warm[c].n + a->cold[c].n;
+    }
+    struct stretch *all = last ? malloc(most * sizeof *all) : NULL;
+    if (!all)
+        return from;
+    for (uint32_t c = 0; c < RP_CLASSES; c++) {
+        for (size_t i = 0; i < a->warm[c].n; i++)
+            all[n++] = (struct stretch){a->warm[c].at[i].off, a->warm[c].at[i].off + size_of(c)};
+        for (size_t i = 0; i < a->cold[c].n; i++)
+            all[n++] = (struct stretch){a->cold[c].at[i].off, a->cold[c].at[i].off + size_of(c)};
+    }
+    qsort(all, n, sizeof *all, last_first);
+    for (size_t i = 0; i < n && all[i].end == from; i++)
+        from = all[i].off;
+    free(all);
+    return from;
+}
+
+static void forget_behind(struct rp_stack *s, uint64_t from)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n; i++)
+        if (s->at[i].off < from)
+            s->at[n++] = s->at[i];
+    s->n = n;
+}
+
+/* Free blocks at the end of what was used give their address space to other sizes. False: there are none. */
+static bool draw_in(struct rp_arena *a)
+{
+    uint64_t from = free_from(a);
+    if (from == a->next || rp_segment_drop(a->seg, from, a->next - from))
+        return false;
+    a->warm_bytes = 0;
+    for (uint32_t c = 0; c < RP_CLASSES; c++) {
+        forget_behind(&a->warm[c], from);
+        forget_behind(&a->cold[c], from);
+        for (size_t i = 0; i < a->warm[c].n; i++)
+            a->warm_bytes += a->warm[c].at[i].backed;
+    }
+    a->next = from;
+    return true;
+}
+
+/* Small free blocks fill what lies between the end of what was used and the next page. */
+static void fill_up(struct rp_arena *a, uint64_t to)
+{
+    while (a->next < to) {
+        uint64_t size = a->next & -a->next;
+        give_back(a, class_of(size), (struct rp_block){a->next, size, 0});
+        a->next += size;
+    }
+}
+
 uint64_t rp_block_charge(const struct rp_block *b)
 {
     uint64_t most = touched(b->len);
@@ -138,11 +218,14 @@ int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b)
     } else if (a->cold[c].n) {
         *b = a->cold[c].at[--a->cold[c].n];
     } else if (next <= a->end && a->end - next >= size) {
+        fill_up(a, next);
         *b = (struct rp_block){next, 0, 0};
         a->next = next + size;
     } else if (a->live == 0 && a->next != a->begin) {
         /* Nothing is handed out: other sizes need not keep the range for themselves. */
         forget_all(a);
+        return rp_arena_reserve(a, len, b);
+    } else if (draw_in(a)) {
         return rp_arena_reserve(a, len, b);
     } else {
         return -ENOSPC;

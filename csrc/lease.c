@@ -9,26 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #define PAGE 4096u
 
 static struct rp_lease *leases;
-
-int rp_file_open(struct rp_file *f, int fd)
-{
-    struct stat st;
-    if (fstat(fd, &st))
-        return -errno;
-    *f = (struct rp_file){fd, (uint64_t)st.st_dev, (uint64_t)st.st_ino};
-    return 0;
-}
-
-static bool still_there(const struct rp_file *f)
-{
-    struct stat st;
-    return f->fd >= 0 && !fstat(f->fd, &st) && (uint64_t)st.st_dev == f->device && (uint64_t)st.st_ino == f->inode;
-}
 
 void rp_lease_begin(struct rp_lease *l)
 {
@@ -56,7 +40,7 @@ int rp_lease_end(struct rp_lease *l)
     rp_lease_forget(l);
     if (!l->apart || !l->file)
         return 0;
-    if (!still_there(l->file))
+    if (!rp_file_there(l->file))
         return -EBADF;
     int fd = l->file->fd;
     if (mmap(l->at, l->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, (off_t)l->off) == MAP_FAILED)
@@ -90,7 +74,7 @@ static bool replace(struct rp_lease *l)
 
 static bool part(struct rp_lease *l)
 {
-    if (l->file && !still_there(l->file))
+    if (l->file && !rp_file_there(l->file))
         return replace(l);
     if (l->file) {
         int fd = l->file->fd;
@@ -127,6 +111,8 @@ static int by_offset(const void *a, const void *b)
 void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
 {
     size_t n = 0, i = 0;
+    if (!rp_file_there(file))
+        return;
     for (struct rp_lease *l = leases; l; l = l->next)
         n += l->file == file;
     struct rp_lease **all = malloc((n + 1) * sizeof *all);
@@ -146,9 +132,47 @@ void rp_leases_keep_only(const struct rp_file *file, uint64_t end)
     free(all);
 }
 
+/* False: at least one of them needs the file still. */
+static bool part_for_good(const struct rp_file *file)
+{
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (l->file == file && ((!l->apart && !part(l)) || l->stuck))
+            return false;
+    for (struct rp_lease *l = leases; l; l = l->next)
+        if (l->file == file)
+            l->file = NULL;
+    return true;
+}
+
+void rp_leases_shrink(struct rp_file *file, struct rp_segment *seg, size_t few)
+{
+    unsigned char *base = seg->base;
+    size_t from = seg->size, to = 0, bytes = 0;
+    for (const struct rp_lease *l = leases; l; l = l->next) {
+        if (l->file != file)
+            continue;
+        size_t off = (size_t)((unsigned char *)l->at - base);
+        from = off < from ? off : from;
+        to = off + l->len > to ? off + l->len : to;
+        bytes += l->len;
+    }
+    if (from >= to)
+        return;
+    if (to < seg->size && !munmap(base + to, seg->size - to))
+        seg->size = to;
+    if (from && !munmap(base, from)) {
+        seg->base = base + from;
+        seg->size -= from;
+    }
+    if (bytes <= few && part_for_good(file)) {
+        rp_file_close(file);
+        seg->fd = -1;
+    }
+}
+
 int rp_lease_map(void **at, const struct rp_file *file, uint64_t off, size_t len, bool read_only)
 {
-    if (!still_there(file))
+    if (!rp_file_there(file))
         return -EBADF;
     int access = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
     void *got = mmap(NULL, len, access, MAP_PRIVATE | MAP_NORESERVE, file->fd, (off_t)off);

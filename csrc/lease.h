@@ -14,14 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The segment's descriptor, and whose it is: the user's program may have closed it, and opened another in its place. */
-struct rp_file {
-    int fd;
-    uint64_t device, inode;
-};
-
-/* 0 or -errno. */
-int rp_file_open(struct rp_file *f, int fd);
+#include "segment.h"
 
 struct rp_lease {
     struct rp_lease *next, *prev;
@@ -46,6 +39,11 @@ int rp_leases_part(void);
 
 /* Gives back the memory of [0, end) of the segment, but for what lies under leases. */
 void rp_leases_keep_only(const struct rp_file *file, uint64_t end);
+
+/* Nothing of the segment is needed but what lies under the leases of this file, of which there is one at least: unmaps what lies
+ * before the first and behind the last. If they have no more than `few` bytes, they are taken apart for good, and the descriptor is
+ * closed. Nobody else may look at the segment. */
+void rp_leases_shrink(struct rp_file *file, struct rp_segment *seg, size_t few);
 
 /* A private mapping of [off, off + len) of the segment: what is written there nobody else sees. read_only: nor is it written.
  * 0 or -errno. */

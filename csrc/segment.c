@@ -16,6 +16,30 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+int rp_file_open(struct rp_file *f, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st))
+        return -errno;
+    *f = (struct rp_file){fd, (uint64_t)st.st_dev, (uint64_t)st.st_ino};
+    return 0;
+}
+
+bool rp_file_there(const struct rp_file *f)
+{
+    struct stat st;
+    return f->fd >= 0 && !fstat(f->fd, &st) && (uint64_t)st.st_dev == f->device && (uint64_t)st.st_ino == f->inode;
+}
+
+void rp_file_close(struct rp_file *f)
+{
+    if (rp_file_there(f))
+        close(f->fd);
+    f->fd = -1;
+}
+
+static struct rp_file file_of(const struct rp_segment *s) { return (struct rp_file){s->fd, s->device, s->inode}; }
+
 static int open_memfd(size_t size)
 {
     int fd = memfd_create("ringpool", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
@@ -88,8 +112,16 @@ int rp_segment_create(struct rp_segment *s, size_t size, enum rp_segment_how how
     }
     if (fd < 0)
         return fd;
+    struct rp_file file;
+    int err = rp_file_open(&file, fd);
+    if (err) {
+        close(fd);
+        return err;
+    }
     s->fd = fd;
-    int err = map(s, size, fd);
+    s->device = file.device;
+    s->inode = file.inode;
+    err = map(s, size, fd);
     /* A child that the user forks must not reach the pool's memory by accident; workers map it anew. */
     if (!err && madvise(s->base, s->size, MADV_DONTFORK))
         err = -errno;
@@ -106,6 +138,8 @@ int rp_segment_attach(struct rp_segment *s, int fd)
         return -errno;
     if (st.st_size <= 0)
         return -EINVAL;
+    s->device = (uint64_t)st.st_dev;
+    s->inode = (uint64_t)st.st_ino;
     return map(s, (size_t)st.st_size, fd);
 }
 
@@ -113,6 +147,9 @@ int rp_segment_back(const struct rp_segment *s, uint64_t off, uint64_t len)
 {
     /* In pieces: older kernels begin anew after a signal, and a timer could keep a large one from ever ending. */
     const uint64_t piece = 4u << 20;
+    struct rp_file file = file_of(s);
+    if (len && !rp_file_there(&file))
+        return -EBADF;
     while (len) {
         uint64_t n = len < piece ? len : piece;
         if (fallocate(s->fd, 0, (off_t)off, (off_t)n)) {
@@ -145,6 +182,9 @@ int rp_segment_populate(const struct rp_segment *s, uint64_t off, uint64_t len)
 
 int rp_segment_drop(const struct rp_segment *s, uint64_t off, uint64_t len)
 {
+    struct rp_file file = file_of(s);
+    if (!rp_file_there(&file))
+        return -EBADF;
     return fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
 }
 
@@ -152,7 +192,7 @@ void rp_segment_close(struct rp_segment *s)
 {
     if (s->base)
         munmap(s->base, s->size);
-    if (s->fd >= 0)
-        close(s->fd);
+    struct rp_file file = file_of(s);
+    rp_file_close(&file);
     *s = (struct rp_segment){.fd = -1};
 }

@@ -41,6 +41,7 @@ cdef class Share:
     cdef Store store
     cdef rp_block block
     cdef bint unused(self) noexcept
+    cdef int let_go(self) except -1
 
 cdef class SharedObject:
     cdef Token token
@@ -52,10 +53,8 @@ cdef class Shares(Sharer):
     cdef Blocks blocks
     cdef bint tokens_only        # looks for shared objects, copies nothing
     cdef dict known              # (address, size): Shared, or FIRST
-    cdef list used               # of the task that is being encoded
+    cdef object current          # the item, or the first of the chunk; None: not known
     cdef object following        # the item after it, if that is known
     cdef bint checked
     cdef int remember(self, key, value) except -1
-    cdef bint comes_again(self, Span span) except -1
     cdef Shared copied(self, Span span)
-    cdef tuple taken(self)

@@ -235,6 +235,8 @@ cdef class Blocks:
 
     cdef int end(self) except -1:
         """No worker is left."""
+        for share in self.open:
+            (<Share>share).let_go()
         self.open.clear()
         self.closing.clear()
         return 0
@@ -298,7 +300,8 @@ cdef class Shares(Sharer):
 
     A part that is sure to come again, because the next item has the same object, has a block of its own from the first time on;
     any other from the second time on. checked: the caller may change the object while the job runs, so it is compared before each
-    use. Else he waits for the job, and what lies at the same place, which is held, is the same.
+    use. Else he waits for the job, and the memory of an item, which is held, is the same; but what an item's own way of pickling
+    has written to the same place need not be.
     """
 
     def __cinit__(self, Blocks blocks, bint checked, bint tokens_only=False):
@@ -306,12 +309,11 @@ cdef class Shares(Sharer):
         self.tokens_only = tokens_only
         self.checked = checked
         self.known = {}
-        self.used = []
 
     cdef uint64_t size_of(self, Span span) noexcept:
         return (<Share>token_of(span).share).block.len
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
         cdef Shared shared
         cdef Share open
         cdef Token token = token_of(span)
@@ -321,7 +323,7 @@ cdef class Shares(Sharer):
             open = <Share>token.share
             if open is None or open.blocks is not self.blocks:
                 return 0
-            self.used.append(open)
+            used.append(open)
             return open.block.off
         if self.tokens_only:
             return 0
@@ -329,12 +331,12 @@ cdef class Shares(Sharer):
             return 0
         key = (<uint64_t>span.data, span.size)
         found = self.known.get(key)
-        if found is None and not self.comes_again(span):
+        if found is None and not has_part(self.following, span):
             self.remember(key, FIRST)
             return 0
         if type(found) is Shared:
             shared = <Shared>found
-            if self.checked:
+            if self.checked or not has_part(self.current, span):
                 base = <unsigned char *>shared.store.segment.base
                 with nogil:
                     differs = memcmp(base + shared.block.off, span.data, span.size)
@@ -345,7 +347,7 @@ cdef class Shares(Sharer):
             if shared is None:
                 return 0
             self.remember(key, shared)
-        self.used.append(shared)
+        used.append(shared)
         return shared.block.off
 
     cdef int remember(self, key, value) except -1:
@@ -355,15 +357,6 @@ cdef class Shares(Sharer):
             del self.known[next(iter(self.known))]
         self.known[key] = value
         return 0
-
-    cdef bint comes_again(self, Span span) except -1:
-        item = self.following
-        if item is None:
-            return False
-        exporter = exporter_of(span)
-        if item is exporter:
-            return True
-        return (type(item) is tuple or type(item) is list) and any(one is exporter for one in item[:16])
 
     cdef Shared copied(self, Span span):
         """A new block with a copy; None if there is no memory for one."""
@@ -384,17 +377,18 @@ cdef class Shares(Sharer):
             shared.span = span
         return shared
 
-    cdef tuple taken(self):
-        """What the task that was encoded refers to."""
-        cdef tuple used
-        if not self.used:
-            return None
-        used = tuple(self.used)
-        self.used.clear()
-        return used
-
 
 cdef object FIRST = object()
+
+
+cdef bint has_part(object item, Span span) except -1:
+    """True if the part is the memory of the item, or of a member of it; not of what pickling it made or found elsewhere."""
+    if item is None:
+        return False
+    exporter = exporter_of(span)
+    if item is exporter:
+        return True
+    return (type(item) is tuple or type(item) is list) and any(one is exporter for one in item[:16])
 
 
 # ---- objects that any task may refer to
@@ -412,17 +406,23 @@ cdef class Share:
                 return False
         return True
 
-    def __dealloc__(self):
+    cdef int let_go(self) except -1:
+        """Whoever has the handle still: nobody uses the block any more."""
         cdef Store store = self.store
+        self.store = None
         if store is not None and getpid() == store.owner:
             store.give(&self.block, False, 0)
+        return 0
+
+    def __dealloc__(self):
+        self.let_go()
 
 
 @cython.final
 cdef class Fixing(Sharer):
     """Makes the parts of an encoding read-only."""
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
         span.fixed = True
         return 0
 
@@ -463,7 +463,7 @@ cdef class SharedObject:
             return
         share = <Share>self.token.share
         self.token.share = None
-        if share.blocks.store.closed or getpid() != share.store.owner:
+        if share.store is None or getpid() != share.store.owner:
             return
         at = <rp_share *>(<unsigned char *>share.store.segment.base + share.block.off)
         tell32(&at.closed, 1)

@@ -15,15 +15,16 @@ cdef class Span:
     cdef object owner
 
 cdef class Sharer:
-    cdef uint64_t offset_of(self, Span span) except? 0
+    cdef uint64_t offset_of(self, Span span, list used) except? 0
     cdef uint64_t size_of(self, Span span) noexcept
 
 cdef class Store:
     cdef rp_segment segment
     cdef rp_file file
     cdef rp_arena arena
-    cdef Py_ssize_t live
-    cdef bint closed
+    cdef Py_ssize_t live         # who needs the segment, ResultBlocks among them
+    cdef Py_ssize_t results      # ResultBlocks, each with a lease
+    cdef bint closed, shrunk
     cdef int owner
     cdef int take_over(self, rp_segment *segment) except -1
     cdef int close(self) noexcept

@@ -24,7 +24,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
-from posix.unistd cimport close, getpid
+from posix.unistd cimport getpid
 
 from pool._csrc cimport *
 
@@ -34,6 +34,7 @@ cdef extern from "Python.h":
 cdef enum:
     PAGE = 4096
     COPIED_OUT = 4096       # parts below are not worth a view
+    FEW = 16 << 20          # bytes of results that are copied at a pool's end, so that it leaves no descriptor open
 
 
 @cython.final
@@ -87,9 +88,10 @@ cdef object unlocked(object exporter):
 
 cdef object exporter_of(Span span):
     """The object whose memory the span is; None if there is no telling."""
-    if type(span.owner) is Export:
-        return (<Export>span.owner).view.obj
-    return None
+    if type(span.owner) is not Export:
+        return None
+    exporter = <object>(<Export>span.owner).view.obj
+    return exporter_of((<Unlocked>exporter).span) if type(exporter) is Unlocked else exporter
 
 
 # ---- objects that any task may refer to
@@ -127,8 +129,8 @@ def open_shared(found):
 cdef class Sharer:
     """Knows of parts that have a block of their own."""
 
-    cdef uint64_t offset_of(self, Span span) except? 0:
-        """Where in the segment the part lies; 0: it is to travel with its value."""
+    cdef uint64_t offset_of(self, Span span, list used) except? 0:
+        """Where in the segment the part lies; 0: it is to travel with its value. used: what has to be kept meanwhile is added to it."""
         return 0
 
     cdef uint64_t size_of(self, Span span) noexcept:
@@ -167,9 +169,15 @@ cdef class Store:
         return 0
 
     cdef void finish(self) noexcept:
-        if self.closed and self.live == 0:
+        if not self.closed:
+            return
+        if self.live == 0:
             rp_arena_release(&self.arena)
             rp_segment_close(&self.segment)
+        elif self.live == self.results and not self.shrunk:
+            # A program may keep results of any number of pools: each with the address range of a segment would be all there is.
+            self.shrunk = True
+            rp_leases_shrink(&self.file, &self.segment, FEW)
 
     cdef void give(self, rp_block *block, bint apart, int err) noexcept:
         """Takes a block back. err: it cannot be used again."""
@@ -200,9 +208,7 @@ cdef class Site:
         self.file.fd = -1
 
     def __dealloc__(self):
-        if self.file.fd >= 0:
-            close(self.file.fd)
-
+        rp_file_close(&self.file)
 
     cdef object open(self, const rp_part *part):
         """The shared object in this block, loaded once in this worker. RuntimeError if it was released."""
@@ -292,6 +298,7 @@ cdef class ResultBlock(Holder):
             return
         if self.leased:
             err = rp_lease_end(&self.lease)
+        self.store.results -= 1
         self.store.give(&self.block, self.lease.apart, err)
 
 
@@ -312,6 +319,7 @@ cdef ResultBlock result_block(Store store, unsigned char *base, rp_block *block,
     held.lease.ours = True
     # Whoever forks may take results along that nobody has unpickled yet.
     held.hold()
+    store.results += 1
     return held
 
 

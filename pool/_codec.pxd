@@ -35,6 +35,7 @@ cdef class Buffer:
     cdef list spans, loose
     cdef Py_ssize_t spanned
     cdef Sharer sharer
+    cdef list others         # what the sharer wants to be kept as long as the value is used; None: it was not asked
     cdef unsigned char *grow(self, Py_ssize_t more) except NULL
     cdef Py_ssize_t total(self) noexcept
     cdef int refer(self, Span span) except -1

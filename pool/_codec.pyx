@@ -142,7 +142,7 @@ cdef class Buffer:
 
     cdef int clear(self) noexcept:
         self.used = self.spanned = 0
-        self.spans = self.loose = None
+        self.spans = self.loose = self.others = None
         return 0
 
     cdef int refer(self, Span span) except -1:
@@ -574,13 +574,16 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
     into.used += stream.used - done
     if stream.loose is None:
         return 0
+    if into.sharer is not None:
+        # The value's own list: dropping what the pickler made may run anything, another encoding with the same sharer too.
+        into.others = []
     for i in range(n):
         span = stream.loose[i]
         memset(&part, 0, sizeof(part))
         part.len = span.size
         at = 0
         if into.sharer is not None:
-            at = into.sharer.offset_of(span)
+            at = into.sharer.offset_of(span, into.others)
         part.how = RP_PART_FIXED if span.fixed else RP_PART_HERE
         if at:
             part.off = at

@@ -62,6 +62,10 @@ cdef extern from "atomics.h" nogil:
     void store64 "rp_store_seq"(rp_u64 *, uint64_t)
 
 cdef extern from "segment.h" nogil:
+    struct rp_file:
+        int fd
+    int rp_file_open(rp_file *, int)
+    void rp_file_close(rp_file *)
     struct rp_segment:
         void *base
         size_t size
@@ -194,20 +198,18 @@ cdef extern from "fill.h" nogil:
     void rp_unfill(const rp_filling *, uint64_t, void *, size_t)
 
 cdef extern from "lease.h" nogil:
-    struct rp_file:
-        int fd
     struct rp_lease:
         void *at
         size_t len
         uint64_t off
         const rp_file *file
         bint ours, apart, stuck
-    int rp_file_open(rp_file *, int)
     void rp_lease_begin(rp_lease *)
     void rp_lease_forget(rp_lease *)
     int rp_lease_end(rp_lease *)
     int rp_leases_part()
     void rp_leases_keep_only(const rp_file *, uint64_t)
+    void rp_leases_shrink(rp_file *, rp_segment *, size_t)
     int rp_lease_map(void **, const rp_file *, uint64_t, size_t, bint)
     void rp_lease_unmap(void *, size_t)
 

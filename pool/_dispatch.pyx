@@ -22,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport ENOMEM, EINVAL
+from libc.errno cimport EFBIG, EINVAL, ENOMEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
@@ -235,8 +235,11 @@ cdef class Dispatcher(Collector):
             if size == 0:
                 raise ValueError(f"a pool of {seats} workers, {slots} slots and rings of {ring_bytes} bytes is not possible")
             err = rp_segment_create(&self.segment, size, how)
-            # A limit on the address space (ulimit -v) leaves room for less.
-            if (err != -ENOMEM and err != -EINVAL) or arena_bytes <= (1 << 26):
+            # A limit on the address space (ulimit -v), or on the length of files (ulimit -f), leaves room for less.
+            if err == -EFBIG:
+                if arena_bytes <= (1 << 20):
+                    break
+            elif (err != -ENOMEM and err != -EINVAL) or arena_bytes <= (1 << 26):
                 break
             arena_bytes //= 2
         if err:
@@ -342,7 +345,7 @@ cdef class Dispatcher(Collector):
         """In a forked child: the pool stays the parent's. keep: the child is a worker of it and needs the descriptor."""
         self.foreign = True
         if self.segment.fd >= 0 and not keep:
-            os.close(self.segment.fd)
+            rp_file_close(&self.memory.file)
             self.segment.fd = -1
 
     # ---- encode and commit
@@ -468,8 +471,8 @@ cdef class Dispatcher(Collector):
                     append_pickle(task.data, value[start:start + count], True)
             else:
                 append_value(task.data, value, True)
-            if shares is not None:
-                task.others = shares.taken()
+            if task.data.others:
+                task.others = tuple(task.data.others)
             # What refers to the user's objects is copied now: he may change them.
             if task.data.spans is not None and not self.lodge(task):
                 task.data.flatten()
@@ -725,8 +728,9 @@ cdef class Dispatcher(Collector):
             try:
                 if source.sliced and type(source.items) is tuple and source.at < source.total:
                     source.shares.following = source.items[source.at]
+                source.shares.current = item
                 source.stuck = self.encoded(source.job, source.next - 1, 0, source.kind, item, mine, 0, source.shares)
-                source.shares.following = None
+                source.shares.current = source.shares.following = None
                 source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:
@@ -825,8 +829,9 @@ cdef class Dispatcher(Collector):
         else:
             try:
                 source.shares.following = source.items[source.at] if source.at < source.total and not source.rows else None
+                source.shares.current = None if source.rows else source.items[at]
                 source.stuck = self.encoded(source.job, i, n, source.kind, source.items, mine, at, source.shares)
-                source.shares.following = None
+                source.shares.current = source.shares.following = None
                 source.bytes = size_of(source.stuck)
             except BaseException:
                 if source.job is not mine:

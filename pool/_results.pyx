@@ -354,6 +354,10 @@ cdef class Collector:
         if job.source is not None:
             self.trash.append(job.source)
             job.source = None
+        if isinstance(job, IMapIterator) and (<IMapIterator>job).shares is not None:
+            # Blocks of what its tasks had in common: the iterator may live for long.
+            self.trash.append((<IMapIterator>job).shares)
+            (<IMapIterator>job).shares = None
         pool = job.pool
         job.pool = None
         # What nobody else has goes later: it may be the user's, and run anything.

@@ -281,8 +281,8 @@ class Pool(multiprocessing.pool.Pool):
 
         It is pickled now, sent once, and loaded once in each worker that needs it, also in those started later. Its large buffers
         are read-only there, and what a task changes in the rest of it, later tasks of that worker see: treat it as read-only. The
-        handle's close(), `with` or its garbage collection releases the object. Raises what pickling raises, OSError if there is no
-        memory.
+        handle's close(), `with` or its garbage collection releases the object. A process that a task forks has it only as long as the
+        task runs: its memory is not copied for the child. Raises what pickling raises, OSError if there is no memory.
         """
         self._check_running()
         return self._core.share(obj)
@@ -426,9 +426,10 @@ def _process_count(processes):
 
 
 def _seat_count(processes):
-    """Processes that there can be at once. They cost address space only; where that is limited, as many as there should be, and
-    some for those that are just being replaced."""
-    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    """Processes that there can be at once. They cost address space only, and length of a file; where that is limited, as many as
+    there should be, and some for those that are just being replaced."""
+    limits = resource.RLIMIT_AS, resource.RLIMIT_FSIZE
+    if all(resource.getrlimit(limit)[0] == resource.RLIM_INFINITY for limit in limits):
         return MAX_PROCESSES
     return min(MAX_PROCESSES, 2 * processes + 2)
 

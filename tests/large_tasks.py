@@ -1,10 +1,14 @@
 """Functions that the tests of large values send to workers; importable without numpy by whoever does not call them."""
 
+import errno
 import os
 import pickle
 import sys
 
+from refuse import POPULATE_WRITE, refuse
+
 _kept = []
+_scratch = []
 
 
 class Parts:
@@ -154,6 +158,61 @@ def size_below(row):
 def close_descriptors(array):
     os.closerange(3, 4096)
     return float(array.sum())
+
+
+class Scratch:
+    """Pickled by way of an array that all instances write to."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        import numpy
+
+        if not _scratch:
+            _scratch.append(numpy.zeros(300_000))
+        _scratch[0][:] = self.number
+        return tuple, ([self.number, _scratch[0]],)
+
+
+class Submits:
+    """Pickled by way of an object whose finalizer calls the function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return tuple, ([Finalized(self.function)],)
+
+
+class Finalized:
+    def __init__(self, function=None):
+        self.function = function
+
+    def __reduce__(self):
+        return Finalized, ()
+
+    def __del__(self):
+        if self.function is not None:
+            self.function()
+
+
+def last_total(*values):
+    return float(values[-1].sum())
+
+
+def both_ends(value):
+    number, array = value
+    return number, float(array[0]), float(array[-1])
+
+
+def descriptors_to(path, size):
+    """Every descriptor is the user's own now, and the kernel is one without MADV_POPULATE_WRITE."""
+    refuse("madvise", errno.EINVAL, POPULATE_WRITE)
+    os.closerange(3, 4096)
+    for _ in range(100):
+        os.open(path, os.O_RDWR)
+    return filled(size, 1.0)
 
 
 def count(*values):

@@ -20,6 +20,7 @@ ALL_THREADS = 1
 SHARED_WITHOUT_RESERVE = (3, 0x4001, 0x4001)  # mmap: MAP_SHARED | MAP_NORESERVE
 # The half of all addresses and offsets that has this bit: a large block lies on both sides.
 EVERY_OTHER_32_MIB = 1 << 25, 1 << 25
+POPULATE_WRITE = (2, 0xFFFFFFFF, 23)  # madvise
 BETWEEN_PROCESSES = (1, 0xFFFE, 0)  # futex: FUTEX_WAIT and FUTEX_WAKE without FUTEX_PRIVATE_FLAG
 
 

@@ -1,6 +1,7 @@
 """Large parts of values: every kind arrives as with the stdlib, is private, and its memory goes back whoever holds it last."""
 
 import array as arrays
+import errno
 import gc
 import os
 import pickle
@@ -193,6 +194,15 @@ class Temporary:
         return large_tasks.Parts, (pickle.PickleBuffer(bytes([self.value]) * 400_000),)
 
 
+def test_items_that_are_pickled_by_way_of_one_array(factory):
+    with factory.Pool(2) as pool:
+        items = [large_tasks.Scratch(number) for number in range(9)]
+        expected = [(number, float(number), float(number)) for number in range(9)]
+        assert pool.map(large_tasks.both_ends, items, 1) == expected
+        assert pool.starmap(large_tasks.both_ends, [(item,) for item in items], 1) == expected
+        assert list(pool.imap(large_tasks.both_ends, items)) == expected
+
+
 @pytest.mark.ringpool_only
 def test_other_bytes_at_the_same_place(factory):
     with factory.Pool(2) as pool:
@@ -240,6 +250,53 @@ def test_results_outlive_a_pool_that_was_terminated(factory):
     assert back.sum() == 4.0 * LARGE
 
 
+def segments():
+    """Bytes of address space that this process has of pools' segments, and how many descriptors of them."""
+    mapped = 0
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if "memfd:ringpool" in line:
+                begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+                mapped += end - begin
+    links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return mapped, sum("memfd:ringpool" in os.readlink(link) for link in links if os.path.islink(link))
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("fork_before", [False, True])
+@pytest.mark.parametrize(("size", "descriptors"), [(LARGE, 0), (10 * LARGE, 1)])
+def test_results_of_a_pool_that_is_gone_need_little(factory, size, descriptors, fork_before):
+    before = segments()
+    with factory.Pool(2) as pool:
+        first, other, last = pool.starmap(large_tasks.filled, [(size, number) for number in range(3)], 1)
+        shared = pool.share(numpy.ones(LARGE))
+        assert pool.apply(large_tasks.total, (shared,)) == LARGE
+        del other
+        if fork_before:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+    pool.join()
+    del pool
+    gc.collect()
+    mapped, opened = (now - then for now, then in zip(segments(), before, strict=True))
+    assert mapped < 1 << 30 and opened <= descriptors
+    pid = os.fork()
+    if pid == 0:
+        first += 1
+        os._exit(0 if first.sum() == size and last.sum() == 2.0 * size else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert first.sum() == 0 and last.sum() == 2.0 * size
+    del first
+    last += 1
+    assert last.sum() == 3.0 * size
+    shared.close()
+    del last, shared
+    gc.collect()
+    assert segments() == before
+
+
 def test_results_are_pickled_again(factory):
     with factory.Pool(2) as pool:
         back = pool.apply(large_tasks.filled, (LARGE, 2))
@@ -263,6 +320,18 @@ def test_memory_goes_back_when_the_last_view_dies(factory):
         del view
         gc.collect()
         assert pool._core.arena_used <= used - 6 * 8 * LARGE
+
+
+@pytest.mark.ringpool_only
+def test_an_exhausted_iterator_holds_no_memory(factory):
+    with factory.Pool(1) as pool:
+        array = numpy.ones(LARGE)
+        iterators = [pool.imap(large_tasks.total, [array] * 3), pool.imap(large_tasks.total, (array for _ in range(3)))]
+        assert [list(iterator) for iterator in iterators] == [[LARGE] * 3] * 2
+        # What the worker had is looked at when the next block is taken.
+        assert pool.apply(large_tasks.total, (array,)) == LARGE
+        assert pool.apply(large_tasks.total, (array[:10_000],)) == 10_000
+        procfs.wait_until(lambda: pool._core.arena_used < 8 * LARGE, LIMIT, "only the last arguments are there")
 
 
 @pytest.mark.ringpool_only
@@ -456,6 +525,44 @@ def test_a_task_that_closes_all_descriptors(factory):
         assert pool.apply(large_tasks.filled, (LARGE, 2)).sum() == 2.0 * LARGE
         told, here = pool.apply(large_tasks.forked_sum, (array,))
         assert told == repr((1.0 * LARGE, 5.0 * LARGE)) and here == LARGE
+
+
+@pytest.mark.ringpool_only
+def test_a_task_that_opens_a_file_in_the_descriptors_place(factory, tmp_path):
+    path = tmp_path / "own"
+    path.write_bytes(b"own")
+    with factory.Pool(1) as pool:
+        assert pool.apply(large_tasks.descriptors_to, (str(path), LARGE)).sum() == LARGE
+        assert pool.apply(large_tasks.filled, (4 * LARGE, 2)).sum() == 8.0 * LARGE
+    assert path.read_bytes() == b"own"
+
+
+@pytest.mark.ringpool_only
+def test_a_program_that_opens_a_file_in_the_descriptors_place(factory, tmp_path):
+    path = tmp_path / "own"
+    own = b"own" * 3_000_000
+    path.write_bytes(own)
+    with factory.Pool(1) as pool:
+        kept = pool.apply(large_tasks.filled, (LARGE, 3))
+        file = os.open(path, os.O_RDWR)
+        place = os.dup2(file, pool._core.fd, inheritable=False)
+        os.close(file)
+        for size in (LARGE, 10 * LARGE, 20 * LARGE):
+            try:
+                pool.apply(large_tasks.total, (numpy.ones(size),))
+            except OSError as error:
+                assert error.errno in (errno.EBADF, errno.ENOMEM)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if os.fstat(place).st_size == len(own) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    pool.join()
+    assert kept.sum() == 3.0 * LARGE
+    del kept, pool
+    gc.collect()
+    assert os.fstat(place).st_ino == path.stat().st_ino
+    os.close(place)
+    assert path.read_bytes() == own
 
 
 # ---- limits

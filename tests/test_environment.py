@@ -357,6 +357,23 @@ def test_descriptor_limit_at_creation(script):
     assert run(script, body=body) == ["EMFILE"]
 
 
+@pytest.mark.parametrize("size", [10 << 20, 100 << 20, 1 << 30])
+def test_limit_on_the_size_of_files(script, size):
+    body = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LEAST, LEAST))
+    pool = implementation.Pool(2)
+    work_out(pool)
+    data = bytes(300_000)
+    assert pool.map(len, [data] * 10, 1) == [300_000] * 10
+    assert pool.apply(bytes, (300_000,)) == data
+    pool.close()
+    pool.join()
+    del pool
+    """
+    assert run(script, body=body.replace("LEAST", str(size))) == []
+
+
 def test_every_number_of_descriptors_that_are_left(script):
     body = """
     import resource

@@ -143,6 +143,14 @@ def test_the_end_of_the_pool(factory):
     del pool, handle
 
 
+def test_a_finalizer_that_submits_while_a_task_is_encoded(factory):
+    with factory.Pool(1) as pool, pool.share(numpy.ones(LARGE)) as shared:
+        inner = []
+        outer = large_tasks.Submits(lambda: inner.append(pool.apply_async(large_tasks.last_total, (numpy.zeros(LARGE),))))
+        assert pool.apply_async(large_tasks.last_total, (outer, shared)).get(LIMIT) == LARGE
+        assert [job.get(LIMIT) for job in inner] == [0.0]
+
+
 def test_what_cannot_be_pickled(factory):
     with factory.Pool(1) as pool:
         with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):

@@ -142,13 +142,14 @@ static void beyond_keep_bytes_memory_goes_back(void)
 static void dropping_leaves_the_neighbours_alone(void)
 {
     struct field f;
-    struct rp_block left, b, right;
+    struct rp_block left, b, between, right;
     field_open(&f, 1 << 20, 0);
     CHECK(rp_arena_alloc(&f.a, 256, &left) == 0);
     CHECK(rp_arena_alloc(&f.a, 16384, &b) == 0);
+    CHECK(rp_arena_alloc(&f.a, 256, &between) == 0);
     CHECK(rp_arena_alloc(&f.a, 256, &right) == 0);
-    /* A block of pages has them for itself. */
-    CHECK(b.off % 4096 == 0 && left.off + 256 <= b.off && b.off + 16384 == right.off);
+    /* A block of pages has them for itself; what was left before it others have. */
+    CHECK(b.off % 4096 == 0 && left.off + 256 == between.off && b.off + 16384 == right.off);
     memset(at(&f, &left), 1, 256);
     memset(at(&f, &b), 2, 16384);
     memset(at(&f, &right), 3, 256);
@@ -204,6 +205,36 @@ static void range_is_not_eaten_by_other_sizes(void)
     for (int i = 0; i < 16; i++)
         rp_arena_free(&f.a, &b[i]);
     CHECK(rp_arena_alloc(&f.a, 8192, &large) == 0);
+    field_close(&f);
+}
+
+/* A block that is never given back, a cached function's for example, does not leave the range to the sizes that came first. */
+static void range_is_drawn_in_to_what_is_used(void)
+{
+    struct field f;
+    struct rp_block kept, low, small, b[7], large;
+    field_open(&f, 1 << 20, 1 << 20);
+    uint64_t others = backed(&f);
+    CHECK(rp_arena_alloc(&f.a, 300, &kept) == 0);
+    CHECK(rp_arena_alloc(&f.a, 8192, &low) == 0);
+    CHECK(rp_arena_alloc(&f.a, 200, &small) == 0);
+    memset(at(&f, &kept), 7, 300);
+    memset(at(&f, &low), 8, 8192);
+    memset(at(&f, &small), 9, 200);
+    for (uint32_t i = 0; i < 7; i++)
+        CHECK(rp_arena_alloc(&f.a, 4096u << i, &b[i]) == 0);
+    CHECK(rp_arena_alloc(&f.a, 4096u << 7, &large) == -ENOSPC);
+    for (uint32_t i = 0; i < 7; i++)
+        rp_arena_free(&f.a, &b[i]);
+    CHECK(rp_arena_alloc(&f.a, 4096u << 7, &large) == 0 && large.off > low.off);
+    memset(at(&f, &large), 1, large.len);
+    for (uint32_t i = 0; i < 300; i++)
+        CHECK(at(&f, &kept)[i] == 7);
+    for (uint32_t i = 0; i < 8192; i++)
+        CHECK(at(&f, &low)[i] == 8);
+    for (uint32_t i = 0; i < 200; i++)
+        CHECK(at(&f, &small)[i] == 9);
+    CHECK(backed(&f) <= others + f.a.used_bytes + f.a.warm_bytes + 2 * 4096);
     field_close(&f);
 }
 
@@ -340,5 +371,5 @@ static void random_blocks_never_overlap(void)
 TEST_MAIN(T(blocks_hold_what_was_asked_for), T(memory_is_there_before_it_is_touched), T(last_freed_is_first_reused),
           T(used_and_warm_add_up), T(beyond_keep_bytes_memory_goes_back), T(dropping_leaves_the_neighbours_alone),
           T(used_up_range_is_an_outcome), T(what_can_never_fit_is_refused_for_good), T(range_is_not_eaten_by_other_sizes),
-          T(refused_memory_changes_nothing), T(free_blocks_give_way_at_the_limit), T(withdrawn_blocks_are_nobodys),
+          T(range_is_drawn_in_to_what_is_used), T(refused_memory_changes_nothing), T(free_blocks_give_way_at_the_limit), T(withdrawn_blocks_are_nobodys),
           T(memory_that_went_elsewhere_is_not_warm), T(random_blocks_never_overlap))
