@@ -161,8 +161,9 @@ class Pool(multiprocessing.pool.Pool):
             start,
             self._initializer,
             self._initargs,
-            self._maxtasksperchild,
-            None if self._max_memory_per_child is None else 1024 * operator.index(self._max_memory_per_child),
+            # More than a worker can count would end every worker as soon as it serves.
+            None if self._maxtasksperchild is None else min(self._maxtasksperchild, sys.maxsize),
+            None if self._max_memory_per_child is None else min(1024 * operator.index(self._max_memory_per_child), sys.maxsize),
             self._callbacks,
             method,
             self._daemon,

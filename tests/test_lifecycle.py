@@ -61,6 +61,12 @@ def test_maxtasksperchild_must_be_positive(factory, count):
         factory.Pool(1, maxtasksperchild=count)
 
 
+@pytest.mark.parametrize("count", [1 << 31, 1 << 32, 1 << 63, 1 << 70], ids=["2**31", "2**32", "2**63", "2**70"])
+def test_maxtasksperchild_may_be_any_number(factory, count):
+    pool = factory.Pool(1, maxtasksperchild=count)
+    assert pool.map_async(tasks.square, range(5), 1).get(LIMIT) == [0, 1, 4, 9, 16]
+
+
 def test_order_of_parameters(factory, gate):
     pool = factory.Pool(1, tasks.remember, ("key", "value"), 3, factory.context)
     assert pool.apply(tasks.recall, ("key",)) == "value"
@@ -895,7 +901,6 @@ CTRL_C_CONSTRUCTED = """
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 import leaks
