@@ -106,7 +106,10 @@ class Pool(multiprocessing.pool.Pool):
         from pool.callbacks import CallbackRunner
 
         self._callbacks = callbacks = CallbackRunner()
-        factory = type(self).Process
+        # A subclass may make it an ordinary method. That must not keep the pool alive, which is dropped while workers run.
+        factory = self.Process
+        if getattr(factory, "__self__", None) is self:
+            factory = _weakly(factory)
         context = self._ctx
         self._supervisor = self._terminate = None
         try:
@@ -404,6 +407,19 @@ def _rows_of(array):
 
 def _start_feeder(feed, args):
     signals.start(threading.Thread(target=feed, args=args, name="ringpool-feeder", daemon=True))
+
+
+def _weakly(method):
+    """The method of an object that this does not keep alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args, **kwargs):
+        method = reference()
+        if method is None:
+            raise ReferenceError("the pool is gone, and needs no more workers")
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _end(supervisor, limit):

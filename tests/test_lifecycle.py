@@ -67,6 +67,41 @@ def test_maxtasksperchild_may_be_any_number(factory, count):
     assert pool.map_async(tasks.square, range(5), 1).get(LIMIT) == [0, 1, 4, 9, 16]
 
 
+def pool_with_a_method(implementation):
+    """A pool whose Process is a method, as in the common recipe for workers that may have children."""
+
+    class Own(implementation.module.Pool):
+        made = ()
+
+        def Process(self, *args, **kwargs):
+            process = super().Process(*args, **kwargs)
+            self.made += (process,)
+            return process
+
+    return Own(2, context=implementation.context)
+
+
+def test_process_may_be_a_method_of_a_subclass(implementation):
+    pool = pool_with_a_method(implementation)
+    try:
+        assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+        assert list(pool.made) == pool._pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.mark.ringpool_only
+def test_process_that_is_a_method_does_not_keep_the_pool(implementation):
+    # The stdlib's own thread holds such a pool for ever.
+    pool = pool_with_a_method(implementation)
+    assert pool.apply(tasks.square, (3,)) == 9
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool") as seen:
+        del pool
+        wait_until(lambda: gc.collect() >= 0 and len(seen), LIMIT)
+    seen.clear()
+
+
 def test_order_of_parameters(factory, gate):
     pool = factory.Pool(1, tasks.remember, ("key", "value"), 3, factory.context)
     assert pool.apply(tasks.recall, ("key",)) == "value"
