@@ -61,6 +61,8 @@ class Pool(multiprocessing.pool.Pool):
     _terminate_limit = 4.0
     # Whether the size of chunks may follow the measured cost of tasks.
     _adaptive = True
+    # __del__ asks for it, also after a call with arguments that __init__ does not even take.
+    _state = INIT
 
     def __init__(
         self,
@@ -77,9 +79,8 @@ class Pool(multiprocessing.pool.Pool):
         arena_limit=None,
         end_with_parent=True,
     ):
-        # First of all, so that __del__ finds them if a check below raises.
+        # First of all, so that repr() finds it if a check below raises.
         self._pool = []
-        self._state = INIT
         self._ctx = context or multiprocessing.get_context()
         self._processes = _process_count(processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -65,6 +66,18 @@ def test_maxtasksperchild_must_be_positive(factory, count):
 def test_maxtasksperchild_may_be_any_number(factory, count):
     pool = factory.Pool(1, maxtasksperchild=count)
     assert pool.map_async(tasks.square, range(5), 1).get(LIMIT) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.with_threads
+@pytest.mark.ringpool_only
+def test_arguments_that_are_not_known_are_the_only_error(factory, monkeypatch):
+    # The stdlib's multiprocessing.Pool is a function: no half made pool is there to be dropped.
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(TypeError, match="no_such_argument"):
+        factory.Pool(1, no_such_argument=1)
+    gc.collect()
+    assert ignored == []
 
 
 def pool_with_a_method(implementation):
@@ -936,6 +949,7 @@ CTRL_C_CONSTRUCTED = """
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import leaks
