@@ -550,10 +550,11 @@ cdef class AsyncResult(Job):
             except BaseException as error:
                 if self.failure is None or error is not self.failure.exception():
                     raise
-                if self.error_callback is not None:
+                # By its truth, as the stdlib does.
+                if self.error_callback:
                     self.error_callback(error)
             else:
-                if self.callback is not None:
+                if self.callback:
                     self.callback(value)
         except BaseException as error:
             failure = Failure()

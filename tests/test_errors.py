@@ -356,6 +356,12 @@ class TestCallbacks:
         assert not result.successful()
         assert still_works(shared_pool)
 
+    @pytest.mark.parametrize("nothing", [False, 0, ""], ids=repr)
+    def test_callback_that_is_false_is_none(self, shared_pool, nothing):
+        assert shared_pool.apply_async(tasks.square, (3,), callback=nothing, error_callback=nothing).get(LIMIT) == 9
+        with pytest.raises(TypeError, match="^unsupported operand|^can't multiply"):
+            shared_pool.map_async(tasks.square, ["text"], callback=nothing, error_callback=nothing).get(LIMIT)
+
     def test_raising_callback_of_a_map(self, shared_pool):
         def callback(values):
             raise ValueError("in the callback", values)
