@@ -485,6 +485,15 @@ def test_dropped_pool_warns_and_dies(factory):
     # That its workers, threads and descriptors go too is what is checked after every test.
 
 
+@pytest.mark.ringpool_only
+def test_joined_pool_lists_no_process(factory):
+    pool = factory.Pool(2)
+    pool.close()
+    pool.join()
+    assert pool._pool == []
+    assert repr(pool) == "<pool.Pool state=CLOSE pool_size=0>"
+
+
 @pytest.mark.with_threads
 def test_ended_pool_does_not_warn(factory):
     with warnings.catch_warnings():
