@@ -35,31 +35,47 @@ static void owner_is_gone(void)
     _exit(ORPHAN_STATUS);
 }
 
-/* This thread gets a table of descriptors of its own, with nothing in it but this one: a task that closes all descriptors does not
- * close it here, and nothing is kept open here that the task closes. Where the kernel refuses, the process's table has to do. */
-static void keep_only(int fd)
-{
-    if (syscall(SYS_close_range, (unsigned)fd + 1, ~0u, CLOSE_RANGE_UNSHARE) == 0 && fd > 0)
-        syscall(SYS_close_range, 0u, (unsigned)fd - 1, 0u);
-}
-
+/* What the watch begins with. The thread that starts it waits until it has read all of it (kept). */
+static struct pollfd watched[2];
+static bool has_own_table;
 static sem_t kept;
+
+/* This thread gets a table of descriptors of its own, with nothing in it but these two: a task that closes all descriptors does not
+ * close them here, and nothing is kept open here that the task closes. False: the kernel refuses, and the process's table has to do. */
+static bool keep_only(int a, int b)
+{
+    int low = a < b ? a : b, high = a < b ? b : a;
+    if (syscall(SYS_close_range, (unsigned)high + 1, ~0u, CLOSE_RANGE_UNSHARE))
+        return false;
+    if (low < 0)
+        low = high;
+    if (high - low > 1)
+        syscall(SYS_close_range, (unsigned)low + 1, (unsigned)high - 1, 0u);
+    if (low > 0)
+        syscall(SYS_close_range, 0u, (unsigned)low - 1, 0u);
+    return true;
+}
 
 static void *watch_owner(void *arg)
 {
-    struct pollfd p = {(int)(intptr_t)arg, POLLIN, 0};
-    keep_only(p.fd);
+    struct pollfd p[2] = {watched[0], watched[1]};
+    (void)arg;
+    has_own_table = keep_only(p[0].fd, p[1].fd);
     sem_post(&kept);
     for (;;) {
-        int n = poll(&p, 1, -1);
-        if (n > 0 && (p.revents & (POLLIN | POLLHUP))) {
-            owner_is_gone();
-            return NULL;
-        }
-        /* Somebody closed the descriptor: without it nothing can be watched. */
-        if (n > 0 && (p.revents & (POLLNVAL | POLLERR)))
-            return NULL;
+        int n = poll(p, 2, -1);
         if (n < 0 && errno != EINTR)
+            return NULL;
+        for (int i = 0; n > 0 && i < 2; i++) {
+            if (p[i].fd >= 0 && (p[i].revents & (POLLIN | POLLHUP))) {
+                owner_is_gone();
+                return NULL;
+            }
+            /* Somebody closed the descriptor: by it nothing can be watched. */
+            if (p[i].revents & (POLLNVAL | POLLERR))
+                p[i].fd = -1;
+        }
+        if (p[0].fd < 0 && p[1].fd < 0)
             return NULL;
     }
 }
@@ -99,13 +115,19 @@ static int start(void *(*body)(void *), void *arg, bool outlive)
     return -err;
 }
 
-int rp_watch_owner(int owner_fd, bool outlive)
+int rp_watch_owner(int owner_fd, int program_fd, bool outlive)
 {
+    watched[0] = (struct pollfd){owner_fd, POLLIN, 0};
+    watched[1] = (struct pollfd){program_fd, POLLIN, 0};
+    has_own_table = false;
     sem_init(&kept, 0, 0);
-    int err = start(watch_owner, (void *)(intptr_t)owner_fd, outlive);
+    int err = start(watch_owner, NULL, outlive);
     /* What the caller does next may be to close it. */
     while (!err && sem_wait(&kept))
         ;
+    /* Where the table is shared, the number must not become another file's. */
+    if (program_fd >= 0 && has_own_table)
+        close(program_fd);
     return err;
 }
 

@@ -16,10 +16,11 @@
 
 #include "atomics.h"
 
-/* owner_fd: a pidfd of the owner (becomes readable at its death). The descriptor must stay open, unless
- * the kernel has close_range: then the watch has it for itself. outlive: a task that has begun may
- * go on to its end. 0 or -errno. */
-int rp_watch_owner(int owner_fd, bool outlive);
+/* owner_fd: a pidfd of the owner (becomes readable at its death). program_fd: a pipe whose other end only the owner's program holds, or
+ * -1: an owner that becomes another program by exec does not die, but its descriptors go. It is closed here, as far as nobody sees it
+ * any more. The descriptors must stay open, unless the kernel has close_range: then the watch has them for itself. outlive: a task
+ * that has begun may go on to its end. 0 or -errno. */
+int rp_watch_owner(int owner_fd, int program_fd, bool outlive);
 /* Fallback without pidfd: looks four times a second whether this process's parent is still `parent`. 0 or -errno. */
 int rp_watch_parent(int parent, bool outlive);
 

@@ -235,7 +235,7 @@ cdef extern from "memory.h" nogil:
     long rp_read_small(const char *, char *, unsigned long)
 
 cdef extern from "watch.h" nogil:
-    int rp_watch_owner(int, bint)
+    int rp_watch_owner(int, int, bint)
     int rp_watch_parent(int, bint)
     void rp_task_begins()
     bint rp_task_ends()

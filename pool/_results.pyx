@@ -34,6 +34,7 @@ from pool.errors import fresh
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
+    void PyException_SetCause(object, object)  # takes over a reference to the second
 
 cdef extern from *:
     """
@@ -100,7 +101,10 @@ cdef object load_error(bytes data):
             raise  # the caller's own, who may ask again
         error = failed
         error.__context__ = None
-    error.__cause__ = RemoteTraceback(text)
+    cause = RemoteTraceback(text)
+    # Not by the attribute: the class may refuse all assignment.
+    Py_INCREF(cause)
+    PyException_SetCause(error, cause)
     return error
 
 
@@ -550,10 +554,11 @@ cdef class AsyncResult(Job):
             except BaseException as error:
                 if self.failure is None or error is not self.failure.exception():
                     raise
-                if self.error_callback is not None:
+                # By its truth, as the stdlib does.
+                if self.error_callback:
                     self.error_callback(error)
             else:
-                if self.callback is not None:
+                if self.callback:
                     self.callback(value)
         except BaseException as error:
             failure = Failure()

@@ -77,12 +77,13 @@ cdef class Worker:
     def __dealloc__(self):
         rp_segment_close(&self.segment)
 
-    def watch(self, int owner_fd, int parent_pid, bint outlive):
+    def watch(self, int owner_fd, int program_fd, int parent_pid, bint outlive):
         """Ends this process when the pool's owner is gone: owner_fd is a pidfd of it, or a pipe whose other end it
-        holds, or -1: then the parent is watched. outlive: a task that it runs then is run to its end."""
+        holds, or -1: then the parent is watched. program_fd: see rp_watch_owner; from now on the watch's own.
+        outlive: a task that it runs then is run to its end."""
         cdef int err
         self.outlive = outlive
-        err = rp_watch_owner(owner_fd, outlive) if owner_fd >= 0 else rp_watch_parent(parent_pid, outlive)
+        err = rp_watch_owner(owner_fd, program_fd, outlive) if owner_fd >= 0 else rp_watch_parent(parent_pid, outlive)
         if err:
             raise OSError(-err, f"cannot watch the pool's owner: {os.strerror(-err)}")
 

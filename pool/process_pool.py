@@ -61,6 +61,8 @@ class Pool(multiprocessing.pool.Pool):
     _terminate_limit = 4.0
     # Whether the size of chunks may follow the measured cost of tasks.
     _adaptive = True
+    # __del__ asks for it, also after a call with arguments that __init__ does not even take.
+    _state = INIT
 
     def __init__(
         self,
@@ -77,9 +79,8 @@ class Pool(multiprocessing.pool.Pool):
         arena_limit=None,
         end_with_parent=True,
     ):
-        # First of all, so that __del__ finds them if a check below raises.
+        # First of all, so that repr() finds it if a check below raises.
         self._pool = []
-        self._state = INIT
         self._ctx = context or multiprocessing.get_context()
         self._processes = _process_count(processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
@@ -106,7 +107,10 @@ class Pool(multiprocessing.pool.Pool):
         from pool.callbacks import CallbackRunner
 
         self._callbacks = callbacks = CallbackRunner()
-        factory = type(self).Process
+        # A subclass may make it an ordinary method. That must not keep the pool alive, which is dropped while workers run.
+        factory = self.Process
+        if getattr(factory, "__self__", None) is self:
+            factory = _weakly(factory)
         context = self._ctx
         self._supervisor = self._terminate = None
         try:
@@ -161,8 +165,9 @@ class Pool(multiprocessing.pool.Pool):
             start,
             self._initializer,
             self._initargs,
-            self._maxtasksperchild,
-            None if self._max_memory_per_child is None else 1024 * operator.index(self._max_memory_per_child),
+            # More than a worker can count would end every worker as soon as it serves.
+            None if self._maxtasksperchild is None else min(self._maxtasksperchild, sys.maxsize),
+            None if self._max_memory_per_child is None else min(1024 * operator.index(self._max_memory_per_child), sys.maxsize),
             self._callbacks,
             method,
             self._daemon,
@@ -403,6 +408,19 @@ def _rows_of(array):
 
 def _start_feeder(feed, args):
     signals.start(threading.Thread(target=feed, args=args, name="ringpool-feeder", daemon=True))
+
+
+def _weakly(method):
+    """The method of an object that this does not keep alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args, **kwargs):
+        method = reference()
+        if method is None:
+            raise ReferenceError("the pool is gone, and needs no more workers")
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _end(supervisor, limit):

@@ -79,10 +79,14 @@ class Supervisor:
         self._closed = []  # the same triples, of the dead whose process object somebody has closed
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
+        # A pipe that nobody writes into. This program alone holds the one end of it: that goes with exec too, which no pidfd tells of.
+        self._program = (-1, -1)  # the workers' end, ours
         self._bell = self._owner_fd = -1
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._bell, select.POLLIN)
         self._owner_fd = _pidfd(os.getpid())
+        if self._owner_fd >= 0:
+            self._program = os.pipe2(os.O_CLOEXEC)
         self._closing = self._terminating = self._finishing = False
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -205,6 +209,11 @@ class Supervisor:
         for worker in self._begun:
             process._children.discard(worker)
         mine = getattr(_starting, "supervisor", None) is self
+        program, self._program = self._program, (-1, -1)
+        # A worker of this pool has a use for its own end (worker.py).
+        for fd in program[mine:]:
+            if fd >= 0:
+                os.close(fd)
         self._core.disown(mine)
         return mine
 
@@ -404,7 +413,7 @@ class Supervisor:
         seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
         if seat >= self._seats:
             raise _NoSeat(errno.EAGAIN, "every seat is taken until workers that were sent away have left")
-        handle = Handle(self._core.fd, self._owner_fd)
+        handle = Handle(self._core.fd, self._owner_fd, self._program[0])
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         self._core.open_seat(seat, bootstrap.digest(worker.name))
@@ -523,7 +532,8 @@ class Supervisor:
         with self._bell_lock:
             bell, self._bell = self._bell, -1
         owner, self._owner_fd = self._owner_fd, -1
-        for fd in (bell, owner):
+        program, self._program = self._program, (-1, -1)
+        for fd in (bell, owner, *program):
             if fd >= 0:
                 os.close(fd)
 

@@ -14,22 +14,24 @@ from pool.reports import encode_error
 
 
 class Handle:
-    """The descriptors that a worker needs, as an argument of its process: of the segment, and a pidfd of the owner (-1: none).
+    """The descriptors that a worker needs, as an argument of its process: of the segment, and of the owner a pidfd and a pipe whose
+    other end goes with its program (-1: none).
 
     Pickled only while a process is being started, by the start method's own way to pass descriptors.
     """
 
-    def __init__(self, segment, owner):
+    def __init__(self, segment, owner, program):
         self.segment = segment
         self.owner = owner
+        self.program = program
 
     def __getstate__(self):
         context.assert_spawning(self)
-        return [reduction.DupFd(fd) if fd >= 0 else None for fd in (self.segment, self.owner)]
+        return [reduction.DupFd(fd) if fd >= 0 else None for fd in (self.segment, self.owner, self.program)]
 
     def __setstate__(self, state):
-        self.segment, self.owner = (-1 if duplicate is None else duplicate.detach() for duplicate in state)
-        for fd in (self.segment, self.owner):
+        self.segment, self.owner, self.program = (-1 if duplicate is None else duplicate.detach() for duplicate in state)
+        for fd in (self.segment, self.owner, self.program):
             if fd >= 0:
                 os.set_inheritable(fd, False)
 
@@ -46,7 +48,7 @@ def work(handle, seat, mask, initializer, maxtasks, most_bytes, outlive):
         _forget_handlers(mask)
         worker = Worker(handle.segment, seat, load_function, call_any, encode_error)
         _watch_parent_process(handle.owner)
-        worker.watch(_owner(handle), os.getppid(), outlive)
+        worker.watch(_owner(handle), handle.program, os.getppid(), outlive)
         # The mapping stays; a descriptor that a task closes or passes on would only be one more thing to leak.
         os.close(handle.segment)
         forget_main()

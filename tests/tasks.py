@@ -303,6 +303,15 @@ class TwoArguments(Exception):
         super().__init__(f"{left} and {right}")
 
 
+class Sealed(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{name} cannot be set")
+
+
+def fail_sealed():
+    raise Sealed("left and right")
+
+
 class Unpicklable(Exception):
     def __init__(self, message):
         super().__init__(message)

@@ -466,6 +466,46 @@ def test_workers_go_with_their_parent(script, gate, state, number):
     wait_until(lambda: not program.survivors(), LIMIT, "helpers of the program are gone too")
 
 
+PROGRAM_THAT_BECOMES_ANOTHER = """
+import os
+import signal
+import sys
+import tasks
+from implementations import Implementation
+
+def become(*_):
+    # Python's own descriptors go with exec, and so the pool's; a child that was forked meanwhile must not keep them.
+    if os.fork() == 0:
+        signal.pause()
+    os.execv(sys.executable, [sys.executable, "-c", "print('another', flush=True); import signal; signal.pause()"])
+
+def main():
+    other = Implementation.named(sys.argv[1]).Pool(1)
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    last = Implementation.named(sys.argv[1]).Pool(1)
+    gate = tasks.Gate(sys.argv[3])
+    results = [pool.apply_async(tasks.hold, (gate,)) for _ in range(2 * (sys.argv[2] == "busy"))]
+    gate.wait_for(len(results))
+    signal.signal(signal.SIGUSR1, become)
+    print(*(worker.pid for one in (other, pool, last) for worker in one._pool), flush=True)
+    tasks.long()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_workers_go_when_their_parent_becomes_another_program(script, gate, state):
+    program = script(PROGRAM_THAT_BECOMES_ANOTHER, "file", state, gate.directory)
+    pids = [int(word) for word in program.wait_for_line().split()]
+    assert len(pids) == 4 and not any(is_gone(pid) for pid in pids)
+    os.kill(program.pid, signal.SIGUSR1)
+    # Promised is one second; the other is for a busy machine.
+    wait_until(lambda: all(is_gone(pid) for pid in pids), 2.0, "workers went with the program")
+    assert not is_gone(program.pid)
+
+
 # How soon
 
 

@@ -259,6 +259,13 @@ class TestPickling:
         assert "left and right" in remote_text(caught.value)
         assert "in fail_badly_pickled" in remote_text(caught.value)
 
+    def test_error_that_takes_no_attributes(self, shared_pool, workers_stay):
+        # What goes wrong there is the assignment of the cause: the stdlib's pool is dead after it.
+        for _ in range(2):
+            with pytest.raises(tasks.Sealed, match="^left and right$") as caught:
+                shared_pool.apply_async(tasks.fail_sealed).get(LIMIT)
+            assert "in fail_sealed" in remote_text(caught.value)
+
     def test_error_that_cannot_be_unpickled_in_imap(self, shared_pool, workers_stay):
         iterator = shared_pool.istarmap(tasks.fail_badly_pickled, [(), ()])
         for _ in range(2):
@@ -348,6 +355,12 @@ class TestCallbacks:
         assert caught.value.args == ("in the callback", 9)
         assert not result.successful()
         assert still_works(shared_pool)
+
+    @pytest.mark.parametrize("nothing", [False, 0, ""], ids=repr)
+    def test_callback_that_is_false_is_none(self, shared_pool, nothing):
+        assert shared_pool.apply_async(tasks.square, (3,), callback=nothing, error_callback=nothing).get(LIMIT) == 9
+        with pytest.raises(TypeError, match="^unsupported operand|^can't multiply"):
+            shared_pool.map_async(tasks.square, ["text"], callback=nothing, error_callback=nothing).get(LIMIT)
 
     def test_raising_callback_of_a_map(self, shared_pool):
         def callback(values):

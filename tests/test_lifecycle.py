@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -59,6 +60,59 @@ def test_initializer_must_be_callable(factory):
 def test_maxtasksperchild_must_be_positive(factory, count):
     with pytest.raises(ValueError, match="^maxtasksperchild must be a positive int or None$"):
         factory.Pool(1, maxtasksperchild=count)
+
+
+@pytest.mark.parametrize("count", [1 << 31, 1 << 32, 1 << 63, 1 << 70], ids=["2**31", "2**32", "2**63", "2**70"])
+def test_maxtasksperchild_may_be_any_number(factory, count):
+    pool = factory.Pool(1, maxtasksperchild=count)
+    assert pool.map_async(tasks.square, range(5), 1).get(LIMIT) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.with_threads
+@pytest.mark.ringpool_only
+def test_arguments_that_are_not_known_are_the_only_error(factory, monkeypatch):
+    # The stdlib's multiprocessing.Pool is a function: no half made pool is there to be dropped.
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(TypeError, match="no_such_argument"):
+        factory.Pool(1, no_such_argument=1)
+    gc.collect()
+    assert ignored == []
+
+
+def pool_with_a_method(implementation):
+    """A pool whose Process is a method, as in the common recipe for workers that may have children."""
+
+    class Own(implementation.module.Pool):
+        made = ()
+
+        def Process(self, *args, **kwargs):
+            process = super().Process(*args, **kwargs)
+            self.made += (process,)
+            return process
+
+    return Own(2, context=implementation.context)
+
+
+def test_process_may_be_a_method_of_a_subclass(implementation):
+    pool = pool_with_a_method(implementation)
+    try:
+        assert pool.map(tasks.square, range(20), 1) == [value**2 for value in range(20)]
+        assert list(pool.made) == pool._pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.mark.ringpool_only
+def test_process_that_is_a_method_does_not_keep_the_pool(implementation):
+    # The stdlib's own thread holds such a pool for ever.
+    pool = pool_with_a_method(implementation)
+    assert pool.apply(tasks.square, (3,)) == 9
+    with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool") as seen:
+        del pool
+        wait_until(lambda: gc.collect() >= 0 and len(seen), LIMIT)
+    seen.clear()
 
 
 def test_order_of_parameters(factory, gate):
@@ -429,6 +483,15 @@ def test_dropped_pool_warns_and_dies(factory):
     # The warning holds the pool.
     seen.clear()
     # That its workers, threads and descriptors go too is what is checked after every test.
+
+
+@pytest.mark.ringpool_only
+def test_joined_pool_lists_no_process(factory):
+    pool = factory.Pool(2)
+    pool.close()
+    pool.join()
+    assert pool._pool == []
+    assert repr(pool) == "<pool.Pool state=CLOSE pool_size=0>"
 
 
 @pytest.mark.with_threads

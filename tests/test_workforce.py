@@ -68,6 +68,11 @@ def test_bad_memory_limit(factory, value, error):
         factory.Pool(1, max_memory_per_child=value)
 
 
+def test_memory_limit_may_be_any_number(factory):
+    pool = factory.Pool(1, max_memory_per_child=1 << 70)
+    assert pool.map_async(tasks.square, range(5), 1).get(LIMIT) == [0, 1, 4, 9, 16]
+
+
 # Spares
 
 

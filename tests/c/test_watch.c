@@ -26,7 +26,7 @@ static _Noreturn void worker(const struct family *f, pid_t owner, int owner_fd)
 {
     alarm(TEST_LIMIT_S);
     bool outlive = f->busy >= MAY_OUTLIVE;
-    int err = f->by == BY_PIDFD ? rp_watch_owner(owner_fd, outlive) : rp_watch_parent(owner, outlive);
+    int err = f->by == BY_PIDFD ? rp_watch_owner(owner_fd, -1, outlive) : rp_watch_parent(owner, outlive);
     pid_t me = err ? -1 : getpid();
     if (f->busy == AFTER_A_TASK || f->busy == IN_A_TASK)
         rp_task_begins();
@@ -163,7 +163,7 @@ static void nothing_is_kept_open(void *arg)
     int pipes[2];
     char byte;
     CHECK(pipe(pipes) == 0);
-    CHECK(rp_watch_owner((int)syscall(SYS_pidfd_open, getppid(), 0), false) == 0);
+    CHECK(rp_watch_owner((int)syscall(SYS_pidfd_open, getppid(), 0), -1, false) == 0);
     close(pipes[1]);
     struct pollfd ended = {pipes[0], POLLIN, 0};
     CHECK(poll(&ended, 1, 10000) == 1 && read(pipes[0], &byte, 1) == 0);
@@ -247,7 +247,7 @@ static void closed_descriptor(void *arg)
 {
     (void)arg;
     /* Nothing to watch is not a death. */
-    CHECK(rp_watch_owner(1000, false) == 0);
+    CHECK(rp_watch_owner(1000, -1, false) == 0);
     int pipes[2];
     CHECK(pipe(pipes) == 0);
     struct pollfd nothing = {pipes[0], POLLIN, 0};
@@ -269,6 +269,42 @@ static void parent_that_is_gone_before_the_watch(void)
     double since = test_seconds();
     CHECK(test_reap(test_spawn(dead_parent, NULL)) == ORPHAN_STATUS);
     CHECK(test_seconds() - since < LIMIT_S);
+}
+
+struct program {
+    int pipes[2], say[2];
+};
+
+static void watch_program(void *arg)
+{
+    const struct program *p = arg;
+    close(p->pipes[1]);
+    CHECK(rp_watch_owner((int)syscall(SYS_pidfd_open, getppid(), 0), p->pipes[0], false) == 0);
+    CHECK(write(p->say[1], "x", 1) == 1);
+    for (;;)
+        pause();
+}
+
+/* An owner that becomes another program: it lives on, its descriptors do not. */
+static void worker_leaves_with_the_program(void)
+{
+    struct program p;
+    char byte;
+    if (!have_pidfd())
+        return;
+    CHECK(pipe(p.pipes) == 0 && pipe(p.say) == 0);
+    pid_t pid = test_spawn(watch_program, &p);
+    CHECK(read(p.say[0], &byte, 1) == 1);
+    struct pollfd gone = {(int)syscall(SYS_pidfd_open, pid, 0), POLLIN, 0};
+    CHECK(poll(&gone, 1, 200) == 0);
+    double since = test_seconds();
+    close(p.pipes[1]);
+    CHECK(test_reap(pid) == ORPHAN_STATUS);
+    CHECK(test_seconds() - since < LIMIT_S);
+    close(gone.fd);
+    close(p.pipes[0]);
+    close(p.say[0]);
+    close(p.say[1]);
 }
 
 static void fork_and_look(void *arg)
@@ -300,4 +336,4 @@ TEST_MAIN(T(idle_worker_by_pidfd), T(busy_worker_by_pidfd), T(worker_with_signal
           T(bad_descriptor_ends_nobody), T(parent_that_is_gone_before_the_watch),
           T(worker_that_has_closed_all_by_pidfd), T(watch_keeps_no_other_descriptor),
           T(worker_that_may_outlive_ends_its_task_only), T(tasks_end_while_the_owner_lives),
-          T(fork_is_noticed_in_the_child_only))
+          T(worker_leaves_with_the_program), T(fork_is_noticed_in_the_child_only))
