@@ -28,6 +28,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object) noexcept
 
 cdef enum:
+    PAGE = 4096
     GRANTS_MOST = 8             # blocks that a seat may have at a time
     LOOK_SOME = 16              # lent blocks that are looked at in passing
     QUIET_NS = 1000000000       # without a block taken or given for so long: memory goes back
@@ -131,7 +132,8 @@ cdef class Blocks:
         cdef list grants
         cdef rp_block block
         cdef ResultBlock held
-        if of_task.off and off == of_task.off + RP_HEAD:
+        # Smaller ones share a page with others, and none of them was offered.
+        if of_task.off and off == of_task.off + RP_HEAD and of_task.off % PAGE == 0:
             if size > of_task.backed - RP_HEAD:
                 return None
             block = of_task[0]

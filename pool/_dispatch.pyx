@@ -29,8 +29,8 @@ from posix.unistd cimport getpid
 
 from pool._blocks cimport Blocks, Shares, share
 from pool._buffers cimport ResultBlock, Store
-from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_RANGE, Buffer, append_pickle, append_value, append_values, decode,
-                          decode_values, runs_code, simple_size, simple_write)
+from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, Buffer, append_pickle, append_value,
+                          append_values, decode, decode_values, runs_code, simple_size, simple_write)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
@@ -131,7 +131,7 @@ cdef class Source(BaseSource):
     cdef int kind
     cdef bint adaptive      # the size of frames follows the measured cost of a task
     cdef Py_ssize_t flying  # adaptive: frames on their way
-    cdef int64_t encode_ns  # adaptive: what encoding the last frame took
+    cdef int64_t pickle_ns  # adaptive: what pickling the last frame took; 0: it took no pickle
     cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
     cdef Task stuck         # encoded, but there was no room for it
@@ -792,7 +792,7 @@ cdef class Dispatcher(Collector):
                 source.next = i
                 source.again = (chunk,)
             raise
-        source.encode_ns = rp_now_ns() - begin
+        source.pickle_ns = rp_now_ns() - begin if is_pickled(source.stuck) else 0
         return 1
 
     cdef int feed_slice(self, Source source, Job mine, Py_ssize_t n) except -1:
@@ -839,7 +839,7 @@ cdef class Dispatcher(Collector):
                     source.left += n if in_map else 0
                     source.next = i
                 raise
-        source.encode_ns = rp_now_ns() - begin
+        source.pickle_ns = rp_now_ns() - begin if is_pickled(source.stuck) else 0
         return 1
 
     cdef Py_ssize_t frame_size(self, Source source) noexcept:
@@ -848,8 +848,8 @@ cdef class Dispatcher(Collector):
         if source.cost_ns < 0:
             return 1
         n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
-        if source.encode_ns > FRAME_NS / 2 and source.bytes < COPY_BYTES:
-            # Encoding is dear, not the copy. In a larger frame, what its items share is encoded once; up to the stdlib's size.
+        if source.pickle_ns > FRAME_NS / 2 and source.bytes < COPY_BYTES:
+            # Pickling is dear, not the copy. In a larger frame, what its items share is pickled once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
         share = source.left // (2 * <Py_ssize_t>self.workers)
@@ -1707,6 +1707,10 @@ cdef Py_ssize_t size_of(Task task) noexcept:
     if task is None:
         return 0
     return task.block.len if task.data is None else task.data.total()
+
+
+cdef bint is_pickled(Task task) noexcept:
+    return task is not None and task.data is not None and task.data.used > 0 and task.data.data[0] in (TAG_PICKLE, TAG_PARTS)
 
 
 def read_small(path):

@@ -15,4 +15,4 @@ def parsed(line: str) -> Any:
 
 def read_items(path: pathlib.Path) -> list[Any]:
     """All items of the file; raises OSError and UnicodeDecodeError."""
-    return [parsed(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [parsed(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
