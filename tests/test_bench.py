@@ -368,7 +368,7 @@ def script(name, *arguments):
 def test_runner_comparison_and_picture(tmp_path):
     numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
     options = ["--rounds", 1, "--seconds", 0.01, "--json", numbers]
-    done = script("run.py", "--peers", "stdlib,ringpool,ProcessPoolExecutor", "--only", "3-key dicts", *options)
+    done = script("run.py", "--peers", "stdlib,ringpool,ProcessPoolExecutor", "--only", "chunksize=1, 3-key dicts", *options)
     assert done.returncode == 0, done.stderr
     assert "12 x the stdlib" in done.stdout
     found = report.load(str(numbers))
