@@ -2,7 +2,7 @@
 and that check after each test that nothing is left behind.
 
 Ask for `factory` to make pools of your own, for `shared_pool` where the test does the pool no harm.
-Either makes the test run on ringpool and on the stdlib, for fork, spawn and forkserver. Markers:
+Either makes the test run on ringpool, for fork, spawn and forkserver, and on the stdlib, for one of them (with --slow: all). Markers:
 
     ringpool_only        what the stdlib does not have, or gets wrong
     with_threads         also on ThreadPool
@@ -117,13 +117,26 @@ def pytest_generate_tests(metafunc):
         )
 
 
+def _is_slow(item):
+    """Marked so; or the stdlib again, with another start method than the first that the test is for: that the tests describe it is
+    seen by one."""
+    if item.get_closest_marker("slow"):
+        return True
+    name = item.callspec.params.get("implementation", "") if hasattr(item, "callspec") else ""
+    return name.startswith("stdlib-") and name not in ("stdlib-threads", _first_of_stdlib(item))
+
+
+def _first_of_stdlib(item):
+    return next((name for name in _names_for(item) if name.startswith("stdlib-")), None)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
+        slow = {item for item in items if _is_slow(item)}
         if slow:
-            config.hook.pytest_deselected(items=slow)
-            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+            config.hook.pytest_deselected(items=list(slow))
+            items[:] = [item for item in items if item not in slow]
     # One implementation after the other within a file, so that each shared pool is made once.
     order = {name: rank for rank, name in enumerate(PROCESS_NAMES + THREAD_NAMES)}
     files = {}
