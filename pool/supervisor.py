@@ -18,6 +18,7 @@ from multiprocessing import popen_fork, process, resource_tracker, util
 
 from pool import _signals as signals
 from pool import bootstrap
+from pool.descriptors import NONE, Bell, Descriptor
 from pool.errors import PoolTerminatedError, WorkerLostError, describe_exit, task_timeout, worker_lost
 from pool.initializer import Initializer
 from pool.oom import OomWatch
@@ -80,13 +81,12 @@ class Supervisor:
         self._poll = select.poll()
         self._bell_lock = threading.RLock()  # a signal handler may ring while this thread rings
         # A pipe that nobody writes into. This program alone holds the one end of it: that goes with exec too, which no pidfd tells of.
-        self._program = (-1, -1)  # the workers' end, ours
-        self._bell = self._owner_fd = -1
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll.register(self._bell, select.POLLIN)
-        self._owner_fd = _pidfd(os.getpid())
-        if self._owner_fd >= 0:
-            self._program = os.pipe2(os.O_CLOEXEC)
+        self._program = (NONE, NONE)  # the workers' end, ours
+        self._owner = self._bell = NONE
+        self._bell = Bell(self._poll, select.POLLIN)
+        self._owner = Descriptor(_pidfd(os.getpid()))
+        if self._owner.fd >= 0:
+            self._program = tuple(map(Descriptor, os.pipe2(os.O_CLOEXEC)))
         self._closing = self._terminating = self._finishing = False
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -97,7 +97,7 @@ class Supervisor:
 
     def __del__(self):
         # A constructor that was interrupted; whoever came further has closed them already.
-        if hasattr(self, "_owner_fd"):
+        if hasattr(self, "_owner"):
             with signals.held():
                 self._close_descriptors()
 
@@ -201,19 +201,21 @@ class Supervisor:
     def ring(self):
         """Makes the thread look again."""
         with self._bell_lock:
-            if self._bell >= 0:
-                os.eventfd_write(self._bell, 1)
+            heard = self._bell.ring()
+        if not heard and self._terminating:
+            # The program has closed the bell. Deaths are heard all the same.
+            for worker in list(self._seat_of):
+                _signal(worker.terminate)
 
     def forget(self):
         """In a child that somebody forked: the workers are the parent's children, not this process's."""
         for worker in self._begun:
             process._children.discard(worker)
         mine = getattr(_starting, "supervisor", None) is self
-        program, self._program = self._program, (-1, -1)
         # A worker of this pool has a use for its own end (worker.py).
-        for fd in program[mine:]:
-            if fd >= 0:
-                os.close(fd)
+        for end in self._program[mine:]:
+            end.close()
+        self._program = (NONE, NONE)
         self._core.disown(mine)
         return mine
 
@@ -274,20 +276,14 @@ class Supervisor:
 
     def _heed(self, events):
         for fd, _ in events:
-            if fd == self._bell:
-                self._quiet_bell()
+            if fd == self._bell.fd:
+                self._bell.quiet()
             elif self._is_deaf(fd):
                 self._watch_again(fd)
             elif dead := self._unwatch(fd):  # burying one may have ended the others
                 self._bury(*dead)
         while self._closed:
             self._bury(*self._closed.pop())
-
-    def _quiet_bell(self):
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:
-            pass
 
     def _bury(self, worker, pid, kind):
         seat = self._seat_of[worker]
@@ -413,7 +409,7 @@ class Supervisor:
         seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
         if seat >= self._seats:
             raise _NoSeat(errno.EAGAIN, "every seat is taken until workers that were sent away have left")
-        handle = Handle(self._core.fd, self._owner_fd, self._program[0])
+        handle = Handle(self._core.fd, self._owner.number(), self._program[0].number())
         worker = self._new_process(work, (handle, seat, self._mask, *self._arguments))
         worker.name = worker.name.replace("Process", "PoolWorker")
         self._core.open_seat(seat, bootstrap.digest(worker.name))
@@ -445,7 +441,7 @@ class Supervisor:
         fd, kind = _pidfd(pid), OURS
         if fd < 0:
             fd, kind = sentinel, PIPE
-        elif self._owner_fd >= 0 and (place := _other_pipe(worker)) >= 0:
+        elif self._owner.fd >= 0 and (place := _other_pipe(worker)) >= 0:
             # Two descriptors a worker instead of three. It is closed with the process object.
             os.dup2(fd, place, inheritable=False)
             os.close(fd)
@@ -530,12 +526,9 @@ class Supervisor:
 
     def _close_descriptors(self):
         with self._bell_lock:
-            bell, self._bell = self._bell, -1
-        owner, self._owner_fd = self._owner_fd, -1
-        program, self._program = self._program, (-1, -1)
-        for fd in (bell, owner, *program):
-            if fd >= 0:
-                os.close(fd)
+            self._bell.close()
+        for descriptor in (self._owner, *self._program):
+            descriptor.close()
 
 
 class _Closing:

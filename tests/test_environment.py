@@ -736,3 +736,41 @@ def test_only_monotonic_clocks():
     assert found == []
 
 
+
+
+CLOSES_ALL = """
+import os
+import sys
+import tasks
+from implementations import Implementation
+
+def main():
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    assert pool.map(tasks.square, range(100), 1) == [n * n for n in range(100)]
+    running = pool.apply_async(tasks.long)
+    os.closerange(3, 256)
+    mine = [os.open({file!r}, os.O_RDWR | os.O_CREAT) for _ in range(30)]
+    {before}
+    try:
+        running.get(20)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    {after}
+    pool.join()
+    # With the other methods, multiprocessing looks whether its tracker of resources lives by writing to what was its pipe.
+    assert os.path.getsize({file!r}) == 0 or not sys.argv[1].endswith("-fork")
+    os._exit(0)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("before, after", [("pool.terminate()", "pass"), ("pass", "pool.terminate()"), ("pass", "pool.close()")])
+def test_program_that_closes_all_descriptors(script, tmp_path, before, after):
+    # A daemon that closes what it does not know; then it opens files of its own.
+    program = script(CLOSES_ALL.format(file=str(tmp_path / "mine"), before=before, after=after))
+    assert program.wait(LIMIT) == 0, program.err
+    expected = "WorkerLostError" if before == "pass" else "PoolTerminatedError"
+    assert program.out.split() == [expected], program.err
+    wait_until(lambda: not program.survivors(), 10, "nothing is left of the program")
