@@ -1,5 +1,6 @@
 """Systems that are full, old or forbidding: the pool works without what it can do without, else there is one clear error."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -151,8 +152,10 @@ def test_no_names_are_left_when_all_are_killed(script):
     program.wait_for_line()
     shell = program.pid
     for one in program.survivors():
+        # The workers go by themselves when their program is killed.
         if one.pid != shell:
-            os.kill(one.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
     assert program.wait(LIMIT) == 0, program.err
     assert program.out.splitlines() == ["running", "listed"]
 
@@ -747,7 +750,9 @@ from implementations import Implementation
 def main():
     pool = Implementation.named(sys.argv[1]).Pool(2)
     assert pool.map(tasks.square, range(100), 1) == [n * n for n in range(100)]
-    running = pool.apply_async(tasks.long)
+    gate = tasks.Gate({folder!r})
+    running = pool.apply_async(tasks.hold, (gate,))
+    gate.wait_for(1)
     os.closerange(3, 256)
     mine = [os.open({file!r}, os.O_RDWR | os.O_CREAT) for _ in range(30)]
     {before}
@@ -769,8 +774,10 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("before, after", [("pool.terminate()", "pass"), ("pass", "pool.terminate()"), ("pass", "pool.close()")])
 def test_program_that_closes_all_descriptors(script, tmp_path, before, after):
     # A daemon that closes what it does not know; then it opens files of its own.
-    program = script(CLOSES_ALL.format(file=str(tmp_path / "mine"), before=before, after=after))
+    (tmp_path / "gate").mkdir()
+    program = script(CLOSES_ALL.format(file=str(tmp_path / "mine"), folder=str(tmp_path / "gate"), before=before, after=after))
     assert program.wait(LIMIT) == 0, program.err
-    expected = "WorkerLostError" if before == "pass" else "PoolTerminatedError"
-    assert program.out.split() == [expected], program.err
+    # The workers leave at once, maybe before the pool is terminated.
+    expected = ["WorkerLostError"] if before == "pass" else ["WorkerLostError", "PoolTerminatedError"]
+    assert program.out.strip() in expected, program.err
     wait_until(lambda: not program.survivors(), 10, "nothing is left of the program")
