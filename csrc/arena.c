@@ -16,9 +16,6 @@ static uint32_t class_of(uint64_t len)
 
 static uint64_t size_of(uint32_t cls) { return UINT64_C(1) << (cls + RP_CLASS_MIN); }
 
-/* Only what the payload touches needs memory: the rest of a large class stays untouched. */
-static uint64_t touched(uint64_t len) { return len < PAGE ? len : (len + PAGE - 1) & ~(uint64_t)(PAGE - 1); }
-
 static bool push(struct rp_stack *s, struct rp_block b)
 {
     if (s->n == s->cap) {
@@ -152,7 +149,7 @@ static void fill_up(struct rp_arena *a, uint64_t to)
 
 uint64_t rp_block_charge(const struct rp_block *b)
 {
-    uint64_t most = touched(b->len);
+    uint64_t most = rp_arena_touched(b->len);
     return b->backed > most ? b->backed : most;
 }
 
@@ -209,7 +206,7 @@ int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b)
     if (c >= RP_CLASSES || size > a->end - a->begin)
         return -E2BIG;
     uint64_t warm = a->warm[c].n ? a->warm[c].at[a->warm[c].n - 1].backed : 0;
-    if (!make_room(a, warm >= touched(len) ? warm : touched(len)))
+    if (!make_room(a, warm >= rp_arena_touched(len) ? warm : rp_arena_touched(len)))
         return -EDQUOT;
     uint64_t next = size < PAGE ? a->next : (a->next + PAGE - 1) & ~(uint64_t)(PAGE - 1);
     if (a->warm[c].n) {
@@ -236,13 +233,15 @@ int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b)
     return 0;
 }
 
+uint64_t rp_arena_touched(uint64_t len) { return len < PAGE ? len : (len + PAGE - 1) & ~(uint64_t)(PAGE - 1); }
+
 int rp_arena_back(const struct rp_segment *seg, struct rp_block *b)
 {
     if (b->backed >= b->len)
         return 0;
-    int err = rp_segment_back(seg, b->off + b->backed, touched(b->len) - b->backed);
+    int err = rp_segment_back(seg, b->off + b->backed, rp_arena_touched(b->len) - b->backed);
     if (!err)
-        b->backed = touched(b->len);
+        b->backed = rp_arena_touched(b->len);
     return err;
 }
 

@@ -44,6 +44,8 @@ void rp_arena_release(struct rp_arena *a);
 int rp_arena_alloc(struct rp_arena *a, uint64_t len, struct rp_block *b);
 /* The first half of it: a block that may be without memory as yet. 0, -ENOSPC, -E2BIG, or -EDQUOT: beyond limit_bytes. */
 int rp_arena_reserve(struct rp_arena *a, uint64_t len, struct rp_block *b);
+/* Of a block so long, the bytes that need memory: the rest of a large class stays untouched. */
+uint64_t rp_arena_touched(uint64_t len);
 /* The second half; on any thread, touches nothing of the arena. 0 or -errno: then rp_arena_free it. */
 int rp_arena_back(const struct rp_segment *seg, struct rp_block *b);
 /* Bytes that the block counts in used_bytes. */

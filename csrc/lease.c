@@ -1,8 +1,6 @@
 #define _GNU_SOURCE
 #include "lease.h"
 
-#include "segment.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>

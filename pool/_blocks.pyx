@@ -485,7 +485,6 @@ cdef SharedObject share(Blocks blocks, object value):
     cdef rp_share *at
     cdef rp_block block
     cdef uint64_t size, backed
-    cdef bint moved
     cdef int err
     data.sharer = Fixing.__new__(Fixing)
     append_image(data, value)
@@ -498,14 +497,15 @@ cdef SharedObject share(Blocks blocks, object value):
     made.store = blocks.store
     made.blocks = blocks
     made.block = block
-    moved = data.huge()
-    if moved:
-        backed = made.block.off + made.block.backed
-        err = data.move(segment, made.block.off + sizeof(rp_share), &backed, rp_segment_back)
-        made.block.backed = backed - made.block.off
-    else:
-        with nogil:
-            err = rp_arena_back(segment, &made.block)
+    backed = made.block.off + made.block.backed
+    err = data.place(
+        segment,
+        made.block.off + sizeof(rp_share),
+        made.block.off + rp_arena_touched(made.block.len),
+        &backed,
+        rp_segment_back,
+    )
+    made.block.backed = backed - made.block.off
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
     at = <rp_share *>(<unsigned char *>segment.base + made.block.off)
@@ -513,8 +513,6 @@ cdef SharedObject share(Blocks blocks, object value):
     blocks.number += 1
     at.number = blocks.number
     at.len = size
-    if not moved:
-        data.gather(<unsigned char *>at + sizeof(rp_share))
     handle = SharedObject.__new__(SharedObject)
     handle.token = Token.__new__(Token)
     handle.token.share = made

@@ -40,7 +40,7 @@ cdef class Buffer:
     cdef Py_ssize_t total(self) noexcept
     cdef int refer(self, Span span) except -1
     cdef int gather(self, unsigned char *to) except -1
-    cdef bint huge(self) noexcept
+    cdef int place(self, const rp_segment *segment, uint64_t to, uint64_t end, uint64_t *backed, rp_taker *take) except 1
     cdef int move(self, const rp_segment *segment, uint64_t to, uint64_t *backed, rp_taker *take) except 1
     cdef int bring_back(self, rp_filling *f, uint64_t at, Py_ssize_t own, Py_ssize_t n) noexcept
     cdef int flatten(self) except -1

@@ -174,13 +174,28 @@ cdef class Buffer:
         copy(to, self.data + done, self.used - done)
         return 0
 
-    cdef bint huge(self) noexcept:
-        return self.total() >= HUGE
+    cdef int place(self, const rp_segment *segment, uint64_t to, uint64_t end, uint64_t *backed, rp_taker *take) except 1:
+        """As gather, to the offset `to` in a segment in which all below *backed has memory; for a block that ends at `end`, more is
+        taken. 0: only clear() may follow. -errno: there is no memory, and all is as before but for *backed. 1: an exception."""
+        cdef uint64_t begin = backed[0]
+        cdef int err = 0
+        if self.total() >= HUGE:
+            return self.move(segment, to, backed, take)
+        if begin < end:
+            if end - begin < APART:
+                err = take(segment, begin, end - begin)
+            else:
+                with nogil:
+                    err = take(segment, begin, end - begin)
+            if err:
+                return err
+            backed[0] = end
+        self.gather(<unsigned char *>segment.base + to)
+        return 0
 
     cdef int move(self, const rp_segment *segment, uint64_t to, uint64_t *backed, rp_taker *take) except 1:
-        """As gather, to the offset `to` in a segment in which all below *backed has memory; more is taken as it is needed, and what
-        belongs to nobody else is given back as it is copied: the own bytes, and those of the pickler's. 0: only clear() may follow.
-        -errno: there is no memory, and all is as before but for *backed. 1: an exception."""
+        """As place; memory is taken as it is needed, and what belongs to nobody else is given back as it is copied: the own bytes, and
+        those of the pickler's."""
         cdef rp_filling f = rp_filling(s=segment, take=take, at=to, end=to + self.total(), backed=backed[0])
         cdef list spans = [] if self.spans is None else self.spans
         cdef Py_ssize_t i = 0, done = 0

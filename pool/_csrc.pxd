@@ -170,6 +170,7 @@ cdef extern from "arena.h" nogil:
     int rp_arena_alloc(rp_arena *, uint64_t, rp_block *)
     int rp_arena_reserve(rp_arena *, uint64_t, rp_block *)
     int rp_arena_back(const rp_segment *, rp_block *)
+    uint64_t rp_arena_touched(uint64_t)
     uint64_t rp_block_charge(const rp_block *)
     bint rp_arena_withdraw(rp_arena *, rp_block *)
     void rp_arena_return(rp_arena *, rp_block *)

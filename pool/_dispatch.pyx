@@ -501,8 +501,7 @@ cdef class Dispatcher(Collector):
         cdef rp_block block
         cdef rp_head *at
         cdef uint64_t backed
-        cdef bint moved = task.data.huge()
-        cdef int err = 0
+        cdef int err
         if self.released or self.foreign:
             return False
         if total >= HEADED_LEAST or task.others is not None:
@@ -512,21 +511,14 @@ cdef class Dispatcher(Collector):
         self.blocks.watch()
         self.copying += 1
         try:
-            if moved:
-                backed = block.off + block.backed
-                err = task.data.move(&self.segment, block.off + head, &backed, rp_segment_back)
-                block.backed = backed - block.off
-            elif block.backed < block.len:
-                if total < 65536:
-                    err = rp_arena_back(&self.segment, &block)
-                else:
-                    with nogil:
-                        err = rp_arena_back(&self.segment, &block)
+            backed = block.off + block.backed
+            err = task.data.place(
+                &self.segment, block.off + head, block.off + rp_arena_touched(block.len), &backed, rp_segment_back
+            )
+            block.backed = backed - block.off
             if err:
                 rp_arena_free(self.arena, &block)
                 return False
-            if not moved:
-                task.data.gather(self.map.base + block.off + head)
             if head:
                 at = <rp_head *>(self.map.base + block.off)
                 note32(&at.released, 0)

@@ -461,20 +461,15 @@ cdef class Worker:
     cdef bint fill(self, rp_taken *block, uint64_t to, Py_ssize_t total) except -1:
         """Writes the encoding of so many bytes to the offset `to` in the block. False: there is no memory for it."""
         cdef uint64_t backed = block.off + block.backed, end = (to + total + 4095) & ~<uint64_t>4095
-        cdef bint moved = self.scratch.huge()
-        cdef int err = 0
+        cdef int err
         self.segment.fd = self.site.file.fd
-        if moved:
-            err = self.scratch.move(&self.segment, to, &backed, rp_segment_populate)
-        elif backed < to + total:
-            with nogil:
-                err = rp_segment_populate(&self.segment, backed, end - backed)
-        self.segment.fd = -1
+        try:
+            err = self.scratch.place(&self.segment, to, end, &backed, rp_segment_populate)
+        finally:
+            self.segment.fd = -1
         if err:
             block.backed = backed - block.off
             return False
-        if not moved:
-            self.scratch.gather(self.map.base + to)
         return True
 
     cdef int shrink(self) except -1:
