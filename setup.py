@@ -35,6 +35,7 @@ setup(
             extension("_buffers", CORE),
             extension("_blocks", CORE),
             extension("_codec", ["csrc/copy.c", "csrc/fill.c"]),
+            extension("_calls"),
             extension("_instances"),
             extension("_results"),
             extension("_signals"),

@@ -52,6 +52,26 @@ static bool spin_for_tasks(const struct rp_consumer *c, int64_t until)
     }
 }
 
+/* False also if there is no chair to sit on. */
+static bool sit_and_spin(const struct rp_consumer *c, int64_t until)
+{
+    rp_u32 *chair = sit_down(c);
+    if (!chair)
+        return false;
+    RP_FAULT(RP_AT_SEATED);
+    bool found = spin_for_tasks(c, until);
+    rp_store_seq(chair, 0);
+    return found;
+}
+
+bool rp_worker_glance(const struct rp_consumer *c, struct rp_writer *w, const struct rp_spin *spin)
+{
+    if (spin->budget_ns < RP_SPIN_MAX_NS)
+        return false;
+    rp_writer_announce_now(w, true);
+    return sit_and_spin(c, 0);
+}
+
 /* Workers that are awake, and what they had published at some moment. */
 struct glance {
     uint32_t n, seat[LOOKED_AT];
@@ -141,15 +161,9 @@ void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *
     struct glance others;
     rp_writer_announce_now(w, true);
     int64_t begin = rp_now_ns();
-    rp_u32 *chair = sit_down(c);
-    if (chair) {
-        RP_FAULT(RP_AT_SEATED);
-        bool found = spin_for_tasks(c, begin + spin->budget_ns);
-        rp_store_seq(chair, 0);
-        if (found) {
-            rp_spin_paid(spin);
-            return;
-        }
+    if (sit_and_spin(c, begin + spin->budget_ns)) {
+        rp_spin_paid(spin);
+        return;
     }
     if (become_lookout(c, &others) && look_out(c, &others)) {
         rp_consumer_look_at_clock(c);

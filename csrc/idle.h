@@ -8,6 +8,9 @@
 
 /* Worker, before its first task: while it has no orders. True: it is to serve; false: to leave, or to look again after a signal. */
 bool rp_worker_stand_by(const struct rp_consumer *c);
+/* Worker: announces unread results, then looks for a microsecond or so whether a task may be there, for callers who would lose more by
+ * letting go of their lock. False: no, or looking does not pay now. */
+bool rp_worker_glance(const struct rp_consumer *c, struct rp_writer *w, const struct rp_spin *spin);
 /* Worker: until a task may be there, the pool stops, or its orders are to leave. Announces unread results first. */
 void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *spin);
 

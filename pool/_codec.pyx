@@ -438,6 +438,36 @@ cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
     return at
 
 
+cdef Py_ssize_t simple_put(object value, unsigned char *at, Py_ssize_t room) noexcept:
+    """simple_size and, where the value fits the room, simple_write. What it leaves at `at` otherwise means nothing."""
+    cdef Py_ssize_t n, i
+    if PyLong_CheckExact(value) and room >= 9:
+        return put_int(value, at)
+    if PyTuple_CheckExact(value):
+        n = PyTuple_GET_SIZE(value)
+        if 5 + 9 * n <= room:
+            put_head(at, TAG_TUPLE, n)
+            i = 0
+            while i < n and put_int(<object>PyTuple_GET_ITEM(value, i), at + 5 + 9 * i) == 9:
+                i += 1
+            if i == n:
+                return 5 + 9 * n
+    n = simple_size(value)
+    if 0 <= n <= room:
+        simple_write(value, at)
+    return n
+
+
+cdef inline Py_ssize_t put_int(object value, unsigned char *at) noexcept:
+    """9, or -1 if it is no int or too large."""
+    cdef long long number
+    if not is_int64(value, &number):
+        return -1
+    at[0] = TAG_INT
+    memcpy(at + 1, &number, 8)
+    return 9
+
+
 # What a pickler looks types up in: multiprocessing's reducers, then copyreg's. An exact dict, which the pickler reads without a call
 # and, for the many types that are not in it, without an exception.
 cdef dict reducers = {}

@@ -153,6 +153,7 @@ cdef extern from "idle.h" nogil:
         uint32_t wake_bytes
         int64_t limit_ns
     bint rp_worker_stand_by(const rp_consumer *)
+    bint rp_worker_glance(const rp_consumer *, rp_writer *, const rp_spin *)
     void rp_worker_wait(rp_consumer *, rp_writer *, rp_spin *)
     void rp_parent_order(const rp_map *, uint32_t, rp_orders)
     uint32_t rp_parent_arm(const rp_map *)

@@ -20,8 +20,10 @@ from collections import deque
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.set cimport PySet_GET_SIZE
 from libc.errno cimport EFBIG, EINVAL, ENOMEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -30,11 +32,11 @@ from posix.unistd cimport getpid
 from pool._blocks cimport Blocks, Shares, share
 from pool._buffers cimport ResultBlock, Store
 from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, Buffer, append_pickle, append_value,
-                          append_values, decode, decode_values, runs_code, simple_size, simple_write)
+                          append_values, decode, decode_values, runs_code, simple_put)
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
-from pool._results cimport AsyncResult, BaseSource, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
+from pool._results cimport AsyncResult, BaseSource, Call, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
     PyObject *PyIter_Next(object) except? NULL
@@ -202,6 +204,7 @@ cdef class Dispatcher(Collector):
     cdef object alarm               # called when a seat is found broken
     cdef object encode_function
     cdef dict functions
+    cdef Function latest         # of them, the one that was asked for last; or None
     cdef uint32_t next_function
     cdef uint32_t cores
     cdef public uint32_t workers    # that are to serve
@@ -214,7 +217,7 @@ cdef class Dispatcher(Collector):
     cdef int copying                # threads that copy into the arena without the GIL
     cdef int settling               # the seat whose result is being taken; -1: none
     cdef bint collecting, dormant, finished, released
-    cdef int64_t collected_at
+    cdef uint64_t collections       # how often `collect` found something
     cdef double record_bytes        # size of a result, smoothed
 
     def __cinit__(self, *, uint32_t seats, uint32_t workers, encode_function, callbacks, alarm, start_collector,
@@ -307,6 +310,17 @@ cdef class Dispatcher(Collector):
         return min(self.producer.tail, self.map.slot_mask + 1)
 
     @property
+    def unfinished_jobs(self):
+        """The handles of all jobs that are not done, as a list."""
+        cdef uint64_t i
+        jobs = set(self.live)
+        # In a forked child the table is not there.
+        for i in range(0 if self.foreign else self.slots_used()):
+            if self.entries[i].job != NULL and not (<Job>self.entries[i].job).done:
+                jobs.add(<object>self.entries[i].job)
+        return list(jobs)
+
+    @property
     def fd(self):
         """Descriptor of the segment."""
         return self.segment.fd
@@ -332,6 +346,7 @@ cdef class Dispatcher(Collector):
         if not self.released:
             self.released = True
             self.functions.clear()
+            self.latest = None
             self.pending.clear()
             self.backlog = False
             self.blocks.end()
@@ -352,8 +367,12 @@ cdef class Dispatcher(Collector):
 
     cdef Function function_of(self, object target):
         """The encoded function. Raises what pickling raises."""
-        cdef Function function = <Function>self.functions.get(id(target))
+        cdef Function function = self.latest
+        if function is not None and function.target is target:
+            return function
+        function = <Function>self.functions.get(id(target))
         if function is not None:
+            self.latest = function
             return function
         blob, cacheable, name = self.encode_function(target)
         function = Function.__new__(Function)
@@ -367,6 +386,7 @@ cdef class Dispatcher(Collector):
             if len(self.functions) >= FUNCTIONS_KEPT:
                 self.forget_functions()
             self.functions[id(target)] = function
+            self.latest = function
         return function
 
     cdef int store(self, bytes blob, Function function) except -1:
@@ -382,6 +402,7 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef int forget_functions(self) except -1:
+        self.latest = None
         for key, function in list(self.functions.items()):
             if (<Function>function).users == 0 and (<Function>function).slots == 0:
                 del self.functions[key]
@@ -420,18 +441,21 @@ cdef class Dispatcher(Collector):
         if self.producer.outstanding > self.map.slot_mask:
             self.collect()
         # From here on nothing else runs: a value that changed its size would be written over the next slots.
-        size = simple_size(value)
         if self.ended is not None:
             return job.abort(self.ended)
-        if 0 <= size <= RP_INLINE and not self.backlog:
+        if not self.backlog:
             slot = rp_producer_next(&self.producer, &pos)
-            if slot != NULL and not job.done:
-                simple_write(value, slot.data)
+        if slot != NULL and not job.done:
+            size = simple_put(value, slot.data, RP_INLINE)
+            if 0 <= size <= RP_INLINE:
                 slot.off = 0
                 slot.len = size
                 self.commit(slot, pos, job, index, 0, kind)
                 rp_producer_kick(&self.producer)
                 return 1
+        if not job.kept:
+            # Pickling may run anything for any time.
+            self.keep(job)
         task = self.encoded(job, index, 0, kind, value, job, 0, self.shares_of(job))
         if task is not None and (self.backlog or not self.commit_task(task)):
             self.pending.append(task)
@@ -681,11 +705,10 @@ cdef class Dispatcher(Collector):
                 size = 9
             else:
                 item = PyTuple_GET_ITEM(source.items, source.at)
-                size = simple_size(<object>item)
+                size = simple_put(<object>item, slot.data, RP_INLINE)
                 if not 0 <= size <= RP_INLINE:
                     n = i
                     break
-                simple_write(<object>item, slot.data)
             slot.off = 0
             slot.len = size
             source.at += 1
@@ -710,9 +733,8 @@ cdef class Dispatcher(Collector):
         if item is END:
             return 2
         source.next += 1
-        size = simple_size(item)
+        size = simple_put(item, slot.data, RP_INLINE)
         if 0 <= size <= RP_INLINE:
-            simple_write(item, slot.data)
             slot.off = 0
             slot.len = size
             self.commit(slot, pos, source.job, source.next - 1, 0, source.kind)
@@ -862,8 +884,16 @@ cdef class Dispatcher(Collector):
         return function
 
     cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
-        cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
-        self.begin(job, pool, target, callback, error_callback, limits)
+        cdef Call job = Call.__new__(Call) if sync else AsyncResult.__new__(AsyncResult)
+        cdef Function function = self.latest
+        if function is not None and function.target is target:
+            # Nothing of the program's runs before the task is in the ring, where end() finds its job.
+            self.admit(job, pool, callback, error_callback, limits)
+            if not job.done:
+                job.function = function
+                function.users += 1
+        else:
+            self.begin(job, pool, target, callback, error_callback, limits)
         fault(RP_AT_REGISTERED)
         if not job.done:
             if kwds or type(kwds) is not dict:
@@ -930,7 +960,8 @@ cdef class Dispatcher(Collector):
     cdef int submitted(self, bint sync) except -1:
         if not sync and self.unfinished:
             self.wake_collector()
-        self.tidy()
+        if self.untidy():
+            self.tidy()
         return 0
 
     cdef int wake_collector(self) except -1:
@@ -993,9 +1024,10 @@ cdef class Dispatcher(Collector):
             if enabled:
                 PyGC_Enable()
         if n:
-            self.collected_at = rp_now_ns()
+            self.collections += 1
             self.announce()
-            self.tidy()
+            if self.untidy():
+                self.tidy()
         return n
 
     cdef int drain(self) except -1:
@@ -1026,6 +1058,10 @@ cdef class Dispatcher(Collector):
                 n += 1
             rp_reader_room(&self.readers[seat])
         return n
+
+    cdef inline bint untidy(self) noexcept:
+        """True if `tidy` has something to do."""
+        return self.closing or PyList_GET_SIZE(self.trash) or PyList_GET_SIZE(self.due) or PySet_GET_SIZE(self.broken)
 
     cdef int tidy(self) except -1:
         """Outside every critical stretch: drops the user's objects, passes on callbacks, lets the workers of a closed pool go."""
@@ -1297,7 +1333,7 @@ cdef class Dispatcher(Collector):
                 self.collect()
                 if self.backlog and not waiter.satisfied():
                     self.pump(mine)
-                if self.trash or self.due or self.closing:
+                if self.untidy():
                     self.tidy()
                 if waiter.satisfied():
                     # What was collected made room in the ring, and nobody else may look for a while.
@@ -1360,6 +1396,7 @@ cdef class Dispatcher(Collector):
     def run_collector(self):
         """On a thread of its own, until `finish`: collects for callbacks, and while no caller does."""
         cdef uint32_t seen, bell
+        cdef uint64_t collections
         cdef int ticks = 0
         cdef bint unread, fresh = True
         cdef rp_patience patience
@@ -1390,8 +1427,9 @@ cdef class Dispatcher(Collector):
                     rp_producer_rouse(&self.producer)
                 fresh = unread
                 if unread and not self.urgent:
+                    collections = self.collections
                     self.nap(seen, COALESCE_NS)
-                    if self.waiting or rp_now_ns() - self.collected_at < COALESCE_NS:
+                    if self.waiting or self.collections != collections:
                         continue
                 self.collect()
                 if self.backlog:

@@ -27,7 +27,7 @@ cdef class Collector:
     cdef object ended            # the error that ended all jobs, or None
     cdef list trash              # the user's objects, dropped when nothing is half done
     cdef list due                # jobs whose callbacks are to run
-    cdef set live                # unfinished jobs that end() could not find elsewhere
+    cdef set live                # unfinished jobs that are `kept`, so that end() finds them
     cdef Py_ssize_t unfinished   # jobs
     cdef Py_ssize_t urgent       # unfinished jobs with callbacks
     cdef bint closing, cut, foreign
@@ -38,6 +38,8 @@ cdef class Collector:
     cdef object __weakref__
     cdef int check(self) except -1
     cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1
+    cdef int admit(self, Job job, object pool, callback, error_callback, limits) except -1
+    cdef int keep(self, Job job) except -1
     cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync)
     cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1
     cdef object function_for(self, object target)
@@ -66,20 +68,23 @@ cdef class Job(Waiter):
     cdef Collector collector
     cdef object pool, function, source
     cdef object shares           # the dispatcher's: parts that more than one task has, if a feeder gives the tasks; or None
-    cdef object __weakref__
-    cdef dict __dict__           # what users hang on a handle
     cdef object callback, error_callback
     cdef Failure failure
     cdef bint done, visible, was_cancelled
+    cdef bint kept               # the collector has it among the live ones
     cdef int64_t timeout_ns      # that each call may take; 0: any
     cdef int retries             # how often a task whose worker was lost is run again
     cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept
     cdef int abort(self, object error) noexcept
     cdef int finish(self) noexcept
 
-cdef class AsyncResult(Job):
+cdef class Call(Job):
     cdef object value
     cdef object take(self)
+
+cdef class AsyncResult(Call):
+    cdef object __weakref__
+    cdef dict __dict__           # what users hang on a handle
 
 cdef class MapResult(AsyncResult):
     cdef list values
@@ -88,6 +93,8 @@ cdef class MapResult(AsyncResult):
     cdef int load_all(self) except -1
 
 cdef class IMapIterator(Job):
+    cdef object __weakref__
+    cdef dict __dict__
     cdef IMapIterator whole      # None, or: this is only the user's handle, and that is the job
     cdef list items              # items[i & (room - 1)]: outcome i, or EMPTY while it is not there
     cdef list back               # outcomes that next() gave back, because an interrupt came while it unpickled them

@@ -166,6 +166,21 @@ cdef class Collector:
     cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1:
         """Common to all jobs. limits: None, or (nanoseconds that a call may take, 0: any; how often a task whose worker was lost is
         run again). An error in the making of the function ends the job. ValueError if the pool was closed meanwhile."""
+        self.admit(job, pool, callback, error_callback, limits)
+        if job.done:
+            return 0
+        # Making the function may run anything for any time.
+        self.keep(job)
+        try:
+            job.function = self.function_for(target)
+        except BaseException as error:
+            job.abort(error)
+            if is_interrupt(error) or not isinstance(error, Exception):
+                raise
+        return 0
+
+    cdef int admit(self, Job job, object pool, callback, error_callback, limits) except -1:
+        """The first half of `begin`, which runs no user code: the job has no function yet, and is not kept."""
         self.check()
         if self.closing and self.ended is None:
             raise ValueError("Pool not running")
@@ -182,14 +197,12 @@ cdef class Collector:
         job.error_callback = error_callback
         if callback is not None or error_callback is not None:
             self.urgent += 1
-        # So that end() finds it: making the function may run anything for any time.
+        return 0
+
+    cdef int keep(self, Job job) except -1:
+        """From now on end() finds the job, wherever its tasks are."""
         self.live.add(job)
-        try:
-            job.function = self.function_for(target)
-        except BaseException as error:
-            job.abort(error)
-            if is_interrupt(error) or not isinstance(error, Exception):
-                raise
+        job.kept = True
         return 0
 
     cdef int limit(self, Job job, int64_t timeout_ns, int retries) except -1:
@@ -207,17 +220,21 @@ cdef class Collector:
 
     def call(self, pool, target, args, kwds, limits):
         """target(*args, **kwds): its value, or raises its error. limits: see `begin`."""
-        cdef AsyncResult job = <AsyncResult>self.start_call(pool, target, args, kwds, None, None, limits, True)
+        if self.closing or self.ended is not None:
+            pool._check_running()
+        cdef Call job = <Call>self.start_call(pool, target, args, kwds, None, None, limits, True)
         if not job.visible:
             self.wait_for(job, -1.0)
         return job.take()
 
     def submit_call(self, pool, target, args, kwds, callback, error_callback, limits):
         """AsyncResult of target(*args, **kwds). limits: see `begin`."""
+        if self.closing or self.ended is not None:
+            pool._check_running()
         return self.start_call(pool, target, args, kwds, callback, error_callback, limits, False)
 
     cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
-        """The AsyncResult of target(*args, **kwds). sync: the caller is about to wait for it."""
+        """The Call of target(*args, **kwds). sync: the caller is about to wait for it; else it is an AsyncResult."""
         raise NotImplementedError
 
     def submit_iterator(self, pool, target, iterable, bint star, bint unordered, Py_ssize_t chunksize, Py_ssize_t buffersize,
@@ -367,7 +384,8 @@ cdef class Collector:
         # What nobody else has goes later: it may be the user's, and run anything.
         if Py_REFCNT(pool) == 1:
             self.trash.append(pool)
-        self.live.discard(job)
+        if job.kept:
+            self.live.discard(job)
         if not job.visible:
             self.urgent -= 1
             self.due.append(job)
@@ -454,14 +472,42 @@ cdef class Job(Waiter):
 
     def __dir__(self):
         # Not what __class__ says: managers ask, and get, each of these names.
-        return sorted({*dir(type(self)), *vars(self)})
+        return sorted({*dir(type(self)), *getattr(self, "__dict__", ())})
 
     @property
     def _function(self):
         return None if self.function is None else self.function.name
 
 
-cdef class AsyncResult(Job):
+cdef class Call(Job):
+    """One call of a function. apply() needs no more of a handle."""
+
+    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
+        if self.done:
+            return 0
+        if type(outcome) is Failure:
+            self.failure = <Failure>outcome
+        else:
+            self.value = outcome
+        return self.finish()
+
+    cdef object take(self):
+        """The value, unpickled the first time; or raises the error."""
+        if self.failure is None and type(self.value) is Raw:
+            try:
+                self.value = (<Raw>self.value).load()
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise  # the caller's own, who may ask again
+                self.failure = Failure.__new__(Failure)
+                self.failure.error = error
+                self.value = None
+        if self.failure is not None:
+            raise self.failure.exception()
+        return self.value
+
+
+cdef class AsyncResult(Call):
     """What apply_async() gives: the result of one call, now or later.
 
     The pool makes these; there is no public constructor.
@@ -521,30 +567,6 @@ cdef class AsyncResult(Job):
         if not self.visible:
             raise TimeoutError
         return self.take()
-
-    cdef int place(self, Py_ssize_t index, Py_ssize_t count, object outcome) noexcept:
-        if self.done:
-            return 0
-        if type(outcome) is Failure:
-            self.failure = <Failure>outcome
-        else:
-            self.value = outcome
-        return self.finish()
-
-    cdef object take(self):
-        """The value, unpickled the first time; or raises the error."""
-        if self.failure is None and type(self.value) is Raw:
-            try:
-                self.value = (<Raw>self.value).load()
-            except BaseException as error:
-                if is_interrupt(error):
-                    raise  # the caller's own, who may ask again
-                self.failure = Failure.__new__(Failure)
-                self.failure.error = error
-                self.value = None
-        if self.failure is not None:
-            raise self.failure.exception()
-        return self.value
 
     def _run_callback(self):
         """On the callback thread: the user's callback, whose own error becomes the job's (as in CPython 3.16)."""

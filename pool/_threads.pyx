@@ -17,7 +17,7 @@ from _thread import allocate_lock, get_ident
 cimport cython
 from cpython.object cimport PyObject
 
-from pool._results cimport AsyncResult, BaseSource, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
+from pool._results cimport AsyncResult, BaseSource, Call, Collector, IMapIterator, Job, MapResult, Waiter, failure_of
 from pool._worker cimport call_chunk, call_item, call_star
 from pool.errors import fresh
 from pool.functions import call_any
@@ -106,7 +106,7 @@ cdef class ThreadDispatcher(Collector):
     cdef int begin(self, Job job, object pool, object target, callback, error_callback, limits) except -1:
         # First of all, so that end() finds it.
         job.collector = self
-        self.live.add(job)
+        self.keep(job)
         try:
             return Collector.begin(self, job, pool, target, callback, error_callback, limits)
         except BaseException:
@@ -119,7 +119,7 @@ cdef class ThreadDispatcher(Collector):
         return function
 
     cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
-        cdef AsyncResult job = AsyncResult.__new__(AsyncResult)
+        cdef Call job = Call.__new__(Call) if sync else AsyncResult.__new__(AsyncResult)
         cdef Task task = Task.__new__(Task)
         self.begin(job, pool, target, callback, error_callback, limits)
         task.job = job

@@ -19,7 +19,7 @@ from posix.unistd cimport getpid, pause
 
 from pool._buffers cimport Site, TaskBlock, load_parts, site_of, task_block
 from pool._codec cimport (TAG_FLOATS, TAG_INTS, TAG_PARTS, TAG_RANGE, Buffer, append_value, append_values, decode, decode_apart,
-                          decode_values, is_int64, simple_size, simple_write)
+                          decode_values, is_int64, simple_put)
 from pool._csrc cimport *
 
 cdef extern from "Python.h":
@@ -27,6 +27,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     FUNCTIONS_KEPT = 64
+    SMALL_RESULT = 256      # bytes of a result that is written where it will lie
     STRICT_NS = 5000        # how long results may go unannounced between two tasks
     WEIGH_NS = 1000000      # how often a worker looks how much memory it holds
     BLOCK_LEAST = 32768     # a result with parts of so many bytes is worth a block
@@ -132,12 +133,14 @@ cdef class Worker:
             if slot == NULL:
                 if load32(&self.map.h.stop):
                     break
-                with nogil:
-                    rp_worker_wait(&self.consumer, &self.writer, &self.spin)
+                if not rp_worker_glance(&self.consumer, &self.writer, &self.spin):
+                    with nogil:
+                        rp_worker_wait(&self.consumer, &self.writer, &self.spin)
+                    # A glance is short enough to be taken for a part of the task that it found.
+                    begin = rp_now_ns()
+                    since = 0
                 self.ignore_interrupt()
                 self.site.drop_closed()
-                begin = rp_now_ns()
-                since = 0
                 continue
             last = self.run(slot, pos)
             if rp_forked():
@@ -369,12 +372,11 @@ cdef class Worker:
     cdef bint send_small(self, object value, uint64_t pos) except -1:
         """Sends a value that is small and simple, if there is room for it. A full ring is waited for only with the value in safety:
         another thread of the task may change it."""
-        cdef Py_ssize_t size = simple_size(value)
-        cdef unsigned char *to
-        if 0 <= size <= 256:
-            to = rp_writer_reserve(&self.writer, size)
-            if to != NULL:
-                simple_write(value, to)
+        cdef Py_ssize_t size, room = min(<uint32_t>SMALL_RESULT, rp_writer_limit(&self.writer))
+        cdef unsigned char *to = rp_writer_reserve(&self.writer, room)
+        if to != NULL:
+            size = simple_put(value, to, room)
+            if 0 <= size <= room:
                 fault(RP_AT_ENCODED)
                 self.finish()
                 rp_writer_publish(&self.writer, size, RESULT_VALUE, pos)

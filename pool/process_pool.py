@@ -13,6 +13,7 @@ from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 
 # Little is imported here, and the rest by the first pool: a spawned worker imports the user's main module, which imports this one.
+from pool import _calls
 from pool import _signals as signals
 
 MAX_PROCESSES = 4096
@@ -218,28 +219,8 @@ class Pool(multiprocessing.pool.Pool):
         finally:
             self._processes = self._supervisor.processes
 
-    def apply(self, func, args=(), kwds={}, *, task_timeout=None, retries=None):
-        """func(*args, **kwds), in a worker: returns its value or raises its error.
-
-        task_timeout, retries: as for the pool, for this call; None: the pool's.
-        """
-        # No call of a function here that the usual case can do without: it would be felt.
-        if self._state != RUN or self._supervisor.failure is not None:
-            self._check_running()
-        limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
-        return self._core.call(self, func, args, kwds, limits)
-
-    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None, *, task_timeout=None, retries=None):
-        """As apply, but returns an AsyncResult at once. Never blocks.
-
-        callback, error_callback: functions of the value or the error, called on the pool's callback thread.
-        """
-        if self._state != RUN or self._supervisor.failure is not None:
-            self._check_running()
-        limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
-        if callback is not None or error_callback is not None:
-            self._callbacks.start()
-        return self._core.submit_call(self, func, args, kwds, callback, error_callback, limits)
+    apply = _calls.apply
+    apply_async = _calls.apply_async
 
     def map(self, func, iterable, chunksize=None, *, task_timeout=None, retries=None):
         """[func(x) for x in iterable], in the workers.

@@ -52,9 +52,11 @@ static void serve(const struct rp_map *m, uint32_t seat, struct faults *f)
         if (!s) {
             if (rp_load_seq(&m->h->stop))
                 return;
-            rp_worker_wait(&c, &w, &spin);
-            begin = rp_now_ns();
-            since = 0;
+            if (!rp_worker_glance(&c, &w, &spin)) {
+                rp_worker_wait(&c, &w, &spin);
+                begin = rp_now_ns();
+                since = 0;
+            }
             continue;
         }
         fault(f, CLAIMED);
@@ -566,6 +568,30 @@ static void worker_announces_before_it_waits(void)
     waiter_close(&a);
 }
 
+static void worker_glances(void)
+{
+    static struct waiter a;
+    waiter_open(&a, 1, RP_DOORBELL_FUTEX);
+    CHECK(!rp_worker_glance(&a.c, &a.w, &a.spin));
+    /* What is unread is announced first. */
+    CHECK(rp_writer_reserve(&a.w, 4) != NULL);
+    rp_writer_publish(&a.w, 4, 1, 0);
+    rp_store_seq(&a.rig.m.h->armed, 1);
+    CHECK(!rp_worker_glance(&a.c, &a.w, &a.spin));
+    CHECK(rp_load_seq(&a.rig.m.h->armed) == 0 && rp_bell_read(&a.rig.m.h->bell) == 1);
+    commit_one(&a);
+    CHECK(rp_worker_glance(&a.c, &a.w, &a.spin));
+    CHECK(rp_load_relaxed(&a.rig.m.h->chair[0]) == 0 && !parked(&a));
+    /* Not while looking does not pay, nor where somebody else sits on the only chair. */
+    rp_spin_failed(&a.spin);
+    CHECK(!rp_worker_glance(&a.c, &a.w, &a.spin));
+    rp_spin_paid(&a.spin);
+    rp_store_seq(&a.rig.m.h->chair[0], 1);
+    CHECK(!rp_worker_glance(&a.c, &a.w, &a.spin));
+    CHECK(rp_load_relaxed(&a.rig.m.h->chair[0]) == 1);
+    waiter_close(&a);
+}
+
 /* The counter is for lost wake-ups: a worker that slept because others did the work has missed nothing. */
 static void sleeping_while_others_work_is_not_late(void)
 {
@@ -800,7 +826,7 @@ static void two_threads_of_the_parent(void)
 }
 
 TEST_MAIN(T(worker_wakes_for_a_task), T(worker_wakes_for_the_stop), T(worker_wakes_after_a_burial),
-          T(worker_wakes_with_a_damaged_hint), T(worker_announces_before_it_waits), T(sleeping_while_others_work_is_not_late),
+          T(worker_wakes_with_a_damaged_hint), T(worker_announces_before_it_waits), T(worker_glances), T(sleeping_while_others_work_is_not_late),
           T(parent_wakes_for_a_result), T(parent_wakes_for_a_ring), T(parent_finds_a_result_that_missed_it),
           T(parent_keeps_its_limit), T(one_result_wakes_all_threads_of_the_parent),
           T(patience_of_one_thread_ends_with_its_wait), T(seat_is_emptied_during_a_wait), T(threads_full_speed),

@@ -68,7 +68,8 @@ static void work(void *arg)
         if (!s) {
             if (rp_load_seq(&play.m.h->stop))
                 break;
-            rp_worker_wait(&c, &w, &spin);
+            if (!rp_worker_glance(&c, &w, &spin))
+                rp_worker_wait(&c, &w, &spin);
             continue;
         }
         if (!rp_consumer_start(&c, s, pos)) {

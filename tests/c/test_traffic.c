@@ -53,7 +53,8 @@ static void *work(void *arg)
         if (!s) {
             if (rp_load_seq(&m->h->stop))
                 return NULL;
-            rp_worker_wait(&c, &w, &spin);
+            if (!rp_worker_glance(&c, &w, &spin))
+                rp_worker_wait(&c, &w, &spin);
             continue;
         }
         CHECK(rp_consumer_start(&c, s, pos));

@@ -195,13 +195,13 @@ CHUNKS = (1, 8, 64, 512, 4096)
 CHUNK_ROUNDS = 5
 
 
-def chunks_row(kind: str) -> str:
-    """The name of the row of that kind of values."""
-    return f"map default chunks: time against the best of {len(CHUNKS)} chunksizes, {kind}"
+def chunks_row(name: str, kind: str) -> str:
+    """The name of the row of that call and that kind of values."""
+    return f"{name} default chunks: time against the best of {len(CHUNKS)} chunksizes, {kind}"
 
 
-def untuned(kind: str) -> Callable[[Cell], dict[str, float]]:
-    """A workload: what is lost by leaving the chunksize to the pool."""
+def untuned(name: str, kind: str) -> Callable[[Cell], dict[str, float]]:
+    """A workload: what is lost by leaving the chunksize to the pool. name: `map` or `imap`."""
     function, values = KINDS[kind]
 
     def measure(cell: Cell) -> dict[str, float]:
@@ -209,7 +209,8 @@ def untuned(kind: str) -> Callable[[Cell], dict[str, float]]:
 
             def seconds(items: list[Any], chunksize: int | None) -> float:
                 began = time.perf_counter()
-                results = map_default(pool, function, items) if chunksize is None else pool.map(function, items, chunksize)
+                call = getattr(pool, name)
+                results = list(call(function, items) if chunksize is None else call(function, items, chunksize))
                 taken = time.perf_counter() - began
                 check(results, [function(item) for item in items])
                 return taken
@@ -224,7 +225,7 @@ def untuned(kind: str) -> Callable[[Cell], dict[str, float]]:
                     taken.setdefault(chunksize, []).append(seconds(items, chunksize))
         medians = {chunksize: statistics.median(one) for chunksize, one in taken.items()}
         default = medians.pop(None)
-        return {chunks_row(kind): default / min(medians.values())}
+        return {chunks_row(name, kind): default / min(medians.values())}
 
     return measure
 
@@ -426,6 +427,11 @@ def _map(kind: str) -> Workload:
     return Workload(row, throughput(row, map_single, INTS, cpu_row=CPU), rows)
 
 
+def _untuned(name: str, kind: str) -> Workload:
+    row = chunks_row(name, kind)
+    return Workload(row, untuned(name, kind), (Row(row, "times", compared=False),))
+
+
 def _skewed(row: str, call: Call) -> Workload:
     return Workload(row, skewed(row, call), (Row(row, "of the ideal", True),))
 
@@ -450,7 +456,7 @@ WORKLOADS = (
     _rate("imap chunksize=1, ints", imap_single),
     _rate("imap_unordered chunksize=1, ints", imap_unordered_single, ordered=False),
     _rate("starmap chunksize=1, pairs of ints", starmap_single, (tasks.add, tasks.pairs)),
-    *(Workload(chunks_row(kind), untuned(kind), (Row(chunks_row(kind), "times", compared=False),)) for kind in KINDS),
+    *(_untuned(name, kind) for name in ("map", "imap") for kind in KINDS),
     _skewed("skewed mix, map default chunks", map_default),
     _skewed("skewed mix, map chunksize=1", map_single),
     *map(_start, ("fork", "spawn", "forkserver")),
