@@ -17,6 +17,7 @@ static bool tasks_changed(const struct rp_consumer *c)
 {
     struct rp_header *h = c->m->h;
     return rp_load_seq(&h->tail) != c->seen || rp_load_seq(&h->rescan) != c->rescan || rp_load_seq(&h->stop) ||
+           rp_load_seq(&h->litter) != c->litter ||
            rp_load_seq(&c->m->seats[c->seat].orders) == RP_LEAVE;
 }
 
@@ -289,6 +290,12 @@ void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders order
 {
     rp_store_seq(&m->seats[seat].orders, orders);
     rp_bell_ring(&m->seats[seat].bell, m->doorbell);
+}
+
+void rp_parent_ask_to_clean(const struct rp_map *m)
+{
+    rp_add_seq(&m->h->litter, 1);
+    rp_wake_all(m);
 }
 
 void rp_parent_ring(const struct rp_map *m)

@@ -30,6 +30,8 @@ bool rp_parent_wait(const struct rp_map *m, const struct rp_reader *readers, uin
 bool rp_parent_glance(const struct rp_reader *readers, uint32_t n);
 /* Parent: what the worker in this seat is to do, from its next task on. */
 void rp_parent_order(const struct rp_map *m, uint32_t seat, enum rp_orders orders);
+/* Parent: workers without a task are to collect garbage, which may hold blocks. */
+void rp_parent_ask_to_clean(const struct rp_map *m);
 /* Any thread of the parent: makes those who wait look again. */
 void rp_parent_ring(const struct rp_map *m);
 

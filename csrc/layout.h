@@ -16,7 +16,7 @@
 #include <stddef.h>
 
 #define RP_MAGIC UINT64_C(0x6c6f6f70676e6972) /* "ringpool" */
-#define RP_VERSION 3u
+#define RP_VERSION 4u
 #define RP_LINE 128 /* two cache lines: the adjacent-line prefetcher pulls pairs */
 #define RP_MAX_SEATS 4096u
 #define RP_MASK_WORDS (RP_MAX_SEATS / 64)
@@ -131,6 +131,7 @@ struct rp_header {
     _Alignas(RP_LINE) rp_u32 rescan;                 /* parent: bumped when a slot below the tail became READY again */
     rp_u32 stop;                   /* parent: 1 = leave when there is no task left */
     rp_u32 used;                   /* parent: one past the highest seat that was ever taken; a hint for workers */
+    rp_u32 litter;                 /* parent: bumped when workers without a task are to let go of what is garbage */
     _Alignas(RP_LINE) rp_u64 take; /* workers: hint, next position that nobody walks yet */
     _Alignas(RP_LINE) rp_u32 bell; /* doorbell of the parent; rung by workers and by the parent's own threads */
     rp_u32 armed;                  /* 1: a thread of the parent parks or is about to; cleared by who rings */

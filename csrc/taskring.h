@@ -121,6 +121,7 @@ struct rp_consumer {
     const struct rp_map *m;
     uint32_t seat;
     uint32_t rescan;   /* value of `rescan` at the last sweep */
+    uint32_t litter;   /* value of `litter` when garbage was last collected */
     uint32_t stretch;  /* longest stretch to take: short while tasks prove long */
     bool overslept;    /* the last wait ended by time-out: work that is found now was missed */
     uint64_t next, stop; /* the stretch */
@@ -154,6 +155,15 @@ static inline bool rp_consumer_finish(struct rp_consumer *c, struct rp_slot *s, 
     bool finished = rp_cas_u64(&s->state, rp_state(pos, c->seat, RP_RUNNING), rp_state(pos, c->seat, RP_DONE));
     RP_FAULT(RP_AT_FINISHED);
     return finished;
+}
+
+/* True if the parent wants garbage collected, once each time. */
+static inline bool rp_consumer_is_to_clean(struct rp_consumer *c)
+{
+    uint32_t litter = rp_load_seq(&c->m->h->litter);
+    bool told = litter != c->litter;
+    c->litter = litter;
+    return told;
 }
 
 /* True while the worker walks a stretch: the next claim is cheap. */

@@ -17,7 +17,10 @@ cdef extern from "layout.h" nogil:
     enum: RP_SEAT_FREE, RP_SEAT_READY, RP_SEAT_SERVING, RP_SEAT_LEAVING
     enum rp_orders: RP_STAND_BY, RP_SERVE, RP_LEAVE
     enum rp_phase: RP_READY, RP_CLAIMED, RP_RUNNING, RP_DONE, RP_DOOMED
+    rp_phase rp_state_phase(uint64_t)
+    uint32_t rp_state_seat(uint64_t)
     struct rp_slot:
+        rp_u64 state
         uint64_t len, off, func_off
         uint32_t func_id
         uint16_t kind, flags
@@ -116,6 +119,7 @@ cdef extern from "taskring.h" nogil:
     rp_slot *rp_consumer_claim(rp_consumer *, uint64_t *)
     bint rp_consumer_start(rp_consumer *, rp_slot *, uint64_t)
     bint rp_consumer_finish(rp_consumer *, rp_slot *, uint64_t)
+    bint rp_consumer_is_to_clean(rp_consumer *)
     bint rp_consumer_in_stretch(const rp_consumer *)
     void rp_consumer_pace(rp_consumer *, int64_t)
 
@@ -159,6 +163,7 @@ cdef extern from "idle.h" nogil:
     uint32_t rp_parent_arm(const rp_map *)
     bint rp_parent_glance(const rp_reader *, uint32_t)
     bint rp_parent_wait(const rp_map *, const rp_reader *, uint32_t, uint32_t, const rp_patience *, rp_spin *)
+    void rp_parent_ask_to_clean(const rp_map *)
     void rp_parent_ring(const rp_map *)
 
 cdef extern from "arena.h" nogil:

@@ -14,7 +14,9 @@ nothing gets in: encoding (which may run anything) comes before, dropping refere
 Nobody waits with the GIL held. While a caller waits he collects himself; the collector thread steps in when nobody does.
 """
 
+import gc
 import os
+import weakref
 from collections import deque
 
 cimport cython
@@ -49,6 +51,23 @@ cdef extern from "Python.h":
     int PyGC_Disable() noexcept
     int PyGC_Enable() noexcept
 
+cdef extern from *:
+    """
+    static inline int refers_to(PyObject *reference, PyObject *object)
+    {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *found;
+        if (PyWeakref_GetRef(reference, &found) < 0)
+            PyErr_Clear();
+        Py_XDECREF(found);
+        return found == object;
+    #else
+        return PyWeakref_GET_OBJECT(reference) == object;
+    #endif
+    }
+    """
+    bint refers_to(object, object) noexcept
+
 cdef enum:
     COALESCE_NS = 1000000       # how long results may lie when nobody waits for them
     SHADOW_TICKS = 16           # ticks in which the collector thread watches a caller collect before it goes to sleep
@@ -65,6 +84,8 @@ cdef enum:
     LOADING_NS = 60000000000    # that importing what a call needs may take beyond its limit
     ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
     HEADED_LEAST = 16384        # payloads that workers may build objects on, or put their results into; of whole pages in any case
+    RECLAIM_NS = 1000000000     # for workers to collect garbage
+    RECLAIM_LOOK_NS = 1000000   # between two looks whether they have
     COPY_BYTES = 1 << 20        # payloads that take their time to copy: larger frames would not help
     SUBMIT_NS = 2000000         # how long an asynchronous call may encode before it leaves the rest to the collector thread
 
@@ -98,7 +119,7 @@ cdef struct Limit:
 cdef class Function:
     """A callable in the arena, encoded once for all tasks that call it."""
     cdef readonly str name
-    cdef object target      # kept for as long as the function is cached by identity
+    cdef object target      # a weak reference, if the function is cached by identity: its module must not live as long as the pool
     cdef rp_block block
     cdef uint32_t id
     cdef Py_ssize_t users   # unfinished jobs
@@ -117,6 +138,14 @@ cdef class Task:
     cdef rp_block block
     cdef uint64_t charge
     cdef bint headed
+    cdef int64_t pickle_ns  # of a chunk: what pickling it took; 0: it took no pickle
+
+
+cdef struct Weighing:
+    # Whether the items of a chunk share something large, which pickle writes once a chunk: then more of them take fewer bytes each.
+    Py_ssize_t items        # in the chunk that was weighed last
+    double each             # bytes of one of them
+    bint shared
 
 
 @cython.final
@@ -134,6 +163,9 @@ cdef class Source(BaseSource):
     cdef bint adaptive      # the size of frames follows the measured cost of a task
     cdef Py_ssize_t flying  # adaptive: frames on their way
     cdef int64_t pickle_ns  # adaptive: what pickling the last frame took; 0: it took no pickle
+    cdef int64_t frame_ns   # adaptive: what the last frame took in its worker
+    cdef int64_t result_ns  # adaptive: of that, what encoding the results took
+    cdef Weighing arguments, results    # adaptive
     cdef Py_ssize_t largest # adaptive: the stdlib's size of a chunk
     cdef double cost_ns     # adaptive: of one task, as measured; < 0: not known yet
     cdef Task stuck         # encoded, but there was no room for it
@@ -216,6 +248,7 @@ cdef class Dispatcher(Collector):
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
     cdef int settling               # the seat whose result is being taken; -1: none
+    cdef bint reclaiming            # somebody waits for what garbage holds
     cdef bint collecting, dormant, finished, released
     cdef uint64_t collections       # how often `collect` found something
     cdef double record_bytes        # size of a result, smoothed
@@ -321,6 +354,15 @@ cdef class Dispatcher(Collector):
         return list(jobs)
 
     @property
+    def waiting_tasks(self):
+        """Tasks that no worker has claimed. What is still to be drawn from an iterable counts as one."""
+        cdef uint64_t i
+        cdef Py_ssize_t n = len(self.pending)
+        for i in range(0 if self.foreign or self.released else self.slots_used()):
+            n += self.entries[i].job != NULL and rp_state_phase(load64(&self.map.slots[i].state)) == RP_READY
+        return n
+
+    @property
     def fd(self):
         """Descriptor of the segment."""
         return self.segment.fd
@@ -368,12 +410,15 @@ cdef class Dispatcher(Collector):
     cdef Function function_of(self, object target):
         """The encoded function. Raises what pickling raises."""
         cdef Function function = self.latest
-        if function is not None and function.target is target:
+        if function is not None and refers_to(function.target, target):
             return function
         function = <Function>self.functions.get(id(target))
         if function is not None:
-            self.latest = function
-            return function
+            if refers_to(function.target, target):
+                self.latest = function
+                return function
+            # Of a callable that had this address before.
+            self.forget(id(target))
         blob, cacheable, name = self.encode_function(target)
         function = Function.__new__(Function)
         function.name = name
@@ -382,7 +427,7 @@ cdef class Dispatcher(Collector):
         self.next_function = self.next_function + 1 if self.next_function < 0xffffffffu else 1
         if cacheable:
             function.cached = True
-            function.target = target
+            function.target = weakref.ref(target)
             if len(self.functions) >= FUNCTIONS_KEPT:
                 self.forget_functions()
             self.functions[id(target)] = function
@@ -402,11 +447,16 @@ cdef class Dispatcher(Collector):
         return 0
 
     cdef int forget_functions(self) except -1:
-        self.latest = None
         for key, function in list(self.functions.items()):
             if (<Function>function).users == 0 and (<Function>function).slots == 0:
-                del self.functions[key]
-                rp_arena_free(self.arena, &(<Function>function).block)
+                self.forget(key)
+        return 0
+
+    cdef int forget(self, key) except -1:
+        cdef Function function = <Function>self.functions.pop(key)
+        self.latest = None
+        function.cached = False
+        self.free_function(function)
         return 0
 
     cdef inline void commit(self, rp_slot *slot, uint64_t pos, Job job, Py_ssize_t index, Py_ssize_t count, int kind) noexcept:
@@ -478,6 +528,7 @@ cdef class Dispatcher(Collector):
         items of a list or tuple, from start on; 0: a single value. mine: the job for which this
         thread is here, or None: a Ctrl-C is raised, and is no outcome for a job of somebody else."""
         cdef Task task = Task.__new__(Task)
+        cdef int64_t begin
         task.job = job
         task.index = index
         task.count = count
@@ -489,10 +540,13 @@ cdef class Dispatcher(Collector):
             rp_producer_kick(&self.producer)
         try:
             if count:
+                begin = rp_now_ns()
                 if type(value) is tuple or type(value) is list:
                     append_values(task.data, value, start, start + count, True)
                 else:
                     append_pickle(task.data, value[start:start + count], True)
+                if task.data.used and task.data.data[0] in (TAG_PICKLE, TAG_PARTS):
+                    task.pickle_ns = rp_now_ns() - begin
             else:
                 append_value(task.data, value, True)
             if task.data.others:
@@ -517,7 +571,38 @@ cdef class Dispatcher(Collector):
     cdef object no_memory(self, Py_ssize_t size):
         """The error of a task for which there will be no memory."""
         return OSError(ENOMEM, f"no shared memory for a task of {size:,} bytes: {self.arena.used_bytes:,} of the arena's "
-                               f"{self.arena.limit_bytes:,} bytes are in use")
+                               f"{self.arena.limit_bytes:,} bytes are in use, by results that are kept, objects that workers keep "
+                               f"and by what is shared")
+
+    cdef bint reclaim(self, Task task) except -1:
+        """Moves the payload into a block after all, if garbage is what has the memory: objects that refer to each other keep their
+        blocks until a garbage collection, which nobody else has a reason to run. Waits for workers, a second at most."""
+        cdef int64_t limit
+        cdef rp_u32 bell
+        if not self.arena.used_bytes or self.reclaiming:
+            return False
+        self.reclaiming = True
+        try:
+            gc.collect()
+            if self.released or self.foreign:
+                return False
+            if self.lodge(task):
+                return True
+            rp_parent_ask_to_clean(&self.map)
+            store32(&bell, 0)
+            limit = rp_now_ns() + RECLAIM_NS
+            while self.blocks.lent and rp_now_ns() < limit:
+                self.waiting += 1
+                with nogil:
+                    rp_bell_park(&bell, 0, RECLAIM_LOOK_NS, RP_DOORBELL_POLL)
+                self.waiting -= 1
+                if self.released or self.foreign or task.job.done:
+                    return False
+                if self.lodge(task):
+                    return True
+            return False
+        finally:
+            self.reclaiming = False
 
     cdef bint lodge(self, Task task) except -1:
         """Moves the payload into a block; False if there is no memory for one now."""
@@ -585,8 +670,10 @@ cdef class Dispatcher(Collector):
             if not self.lodge(task):
                 if self.arena.used_bytes and self.producer.outstanding:
                     return False
-                task.job.place(task.index, task.count, failure_of(self.no_memory(task.data.total())))
-                return True
+                if not self.reclaim(task):
+                    if not task.job.done:
+                        task.job.place(task.index, task.count, failure_of(self.no_memory(task.data.total())))
+                    return True
             if task.job.done or self.ended is not None:
                 return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
@@ -768,7 +855,6 @@ cdef class Dispatcher(Collector):
     cdef int feed_chunk(self, Source source, Job mine) except -1:
         """As feed_single, for a chunk."""
         cdef Py_ssize_t n = source.chunk, i
-        cdef int64_t begin
         cdef bint in_map = source.left >= 0
         if self.producer.outstanding > self.map.slot_mask:
             return 0
@@ -792,7 +878,6 @@ cdef class Dispatcher(Collector):
         n = len(chunk)
         if n == 0:
             return 2
-        begin = rp_now_ns()
         if in_map:
             source.left -= n
         i = source.next
@@ -806,21 +891,19 @@ cdef class Dispatcher(Collector):
                 source.next = i
                 source.again = (chunk,)
             raise
-        source.pickle_ns = rp_now_ns() - begin if is_pickled(source.stuck) else 0
+        self.weigh_frame(source, n)
         return 1
 
     cdef int feed_slice(self, Source source, Job mine, Py_ssize_t n) except -1:
         """As feed_chunk, from a tuple or a range: no list is made of the chunk, and of a range no items."""
         cdef bint in_map = source.left >= 0
         cdef Py_ssize_t i = source.next, at = source.at
-        cdef int64_t begin
         cdef uint64_t number
         cdef unsigned char *to
         cdef Task task
         n = min(n, source.total - at)
         if n == 0:
             return 2
-        begin = rp_now_ns()
         # Before the encoding, which may let others look at the source.
         source.at += n
         source.left -= n if in_map else 0
@@ -853,22 +936,31 @@ cdef class Dispatcher(Collector):
                     source.left += n if in_map else 0
                     source.next = i
                 raise
-        source.pickle_ns = rp_now_ns() - begin if is_pickled(source.stuck) else 0
+        self.weigh_frame(source, n)
         return 1
 
     cdef Py_ssize_t frame_size(self, Source source) noexcept:
         """Small until tasks prove cheap, then about FRAME_NS of work, and smaller again towards the end (guided)."""
         cdef Py_ssize_t n, share
+        cdef double dear_ns
         if source.cost_ns < 0:
             return 1
         n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
-        if source.pickle_ns > FRAME_NS / 2 and source.bytes < COPY_BYTES:
-            # Pickling is dear, not the copy. In a larger frame, what its items share is pickled once; up to the stdlib's size.
+        # Worth looking at: it takes its time, and a good part of what the whole frame takes.
+        dear_ns = max(FRAME_NS / 2, source.frame_ns / 4)
+        if (source.pickle_ns > dear_ns and (source.bytes < COPY_BYTES or may_share(&source.arguments))
+                or source.result_ns > dear_ns and may_share(&source.results)):
+            # In a larger frame, what its items share is pickled once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
         share = source.left // (2 * <Py_ssize_t>self.workers)
         source.chunk = max(n, 1)
         return max(1, min(n, share))
+
+    cdef void weigh_frame(self, Source source, Py_ssize_t n) noexcept:
+        source.pickle_ns = 0 if source.stuck is None else source.stuck.pickle_ns
+        if source.pickle_ns:
+            weigh(&source.arguments, n, source.bytes)
 
     cdef Py_ssize_t frames_ahead(self, Source source, Py_ssize_t n) noexcept:
         cdef Py_ssize_t each = 3
@@ -886,7 +978,7 @@ cdef class Dispatcher(Collector):
     cdef Job start_call(self, pool, target, args, kwds, callback, error_callback, limits, bint sync):
         cdef Call job = Call.__new__(Call) if sync else AsyncResult.__new__(AsyncResult)
         cdef Function function = self.latest
-        if function is not None and function.target is target:
+        if function is not None and refers_to(function.target, target):
             # Nothing of the program's runs before the task is in the ring, where end() finds its job.
             self.admit(job, pool, callback, error_callback, limits)
             if not job.done:
@@ -1098,7 +1190,7 @@ cdef class Dispatcher(Collector):
             PyErr_Clear()
             return False
         fault(RP_AT_SETTLING)
-        self.settle(view.pos, <object>made, 0)
+        self.settle(view.pos, <object>made, 0, 0)
         Py_DECREF_POINTER(made)
         fault(RP_AT_SETTLED)
         return True
@@ -1111,7 +1203,7 @@ cdef class Dispatcher(Collector):
         cdef int kind = view.kind
         cdef bytes whole = None
         cdef object outcome = None
-        cdef int64_t ns = 0
+        cdef uint64_t took = 0, length = view.len
         cdef uint64_t words[1]
         cdef bint booting
         try:
@@ -1125,7 +1217,7 @@ cdef class Dispatcher(Collector):
                 at = <const unsigned char *>PyBytes_AS_STRING(whole)
                 kind = at[0]
                 at += 1
-                size = PyBytes_GET_SIZE(whole) - 1
+                length = size = PyBytes_GET_SIZE(whole) - 1
                 if booting and kind != RESULT_BOOT:
                     return False
             if kind == RESULT_BOOT or kind == RESULT_MAIN:
@@ -1145,7 +1237,7 @@ cdef class Dispatcher(Collector):
                 return False
             entry = &self.entries[view.pos & self.map.slot_mask]
             if kind == RESULT_BLOCK:
-                outcome = self.block_of(seat, at, size, entry, &ns)
+                outcome = self.block_of(seat, at, size, entry, &took, &length)
                 if outcome is None:
                     return False
             elif kind == RESULT_VALUE:
@@ -1158,7 +1250,7 @@ cdef class Dispatcher(Collector):
             elif kind == RESULT_VALUES:
                 if size < 9 or entry.count <= 0:
                     return False
-                memcpy(&ns, at, 8)
+                memcpy(&took, at, 8)
                 if runs_code(at[8]):
                     outcome = raw_from(at + 8, size - 8, entry.count)
                 else:
@@ -1176,11 +1268,11 @@ cdef class Dispatcher(Collector):
         except BaseException:
             return False
         fault(RP_AT_SETTLING)
-        self.settle(view.pos, outcome, ns)
+        self.settle(view.pos, outcome, took, length)
         fault(RP_AT_SETTLED)
         return True
 
-    cdef object block_of(self, uint32_t seat, const unsigned char *at, Py_ssize_t size, Entry *entry, int64_t *ns):
+    cdef object block_of(self, uint32_t seat, const unsigned char *at, Py_ssize_t size, Entry *entry, uint64_t *took, uint64_t *length):
         """The Raw of a result that lies in a block; None if the record cannot be true."""
         cdef uint64_t words[4]
         cdef ResultBlock block
@@ -1196,7 +1288,8 @@ cdef class Dispatcher(Collector):
         if not entry.block.off:
             # It was the task's own.
             entry.headed = False
-        ns[0] = <int64_t>words[2]
+        took[0] = words[2]
+        length[0] = words[1]
         raw = Raw.__new__(Raw)
         raw.block = block
         raw.count = entry.count if entry.count else -1
@@ -1228,13 +1321,15 @@ cdef class Dispatcher(Collector):
         del self.pieces[seat]
         return whole
 
-    cdef int settle(self, uint64_t pos, object outcome, int64_t ns) noexcept:
-        """The task has its outcome: its slot and block are free, its job gets it."""
+    cdef int settle(self, uint64_t pos, object outcome, uint64_t took, uint64_t size) noexcept:
+        """The task has its outcome: its slot and block are free, its job gets it. took: of a chunk, nanoseconds << 8 | 256ths of them
+        for encoding its results; or 0. size: bytes of these results."""
         cdef Entry *entry = &self.entries[pos & self.map.slot_mask]
         cdef Job job
         cdef Source source
         cdef Function function
         cdef Py_ssize_t index = entry.index, count = entry.count
+        cdef double cost_ns
         if entry.job == NULL:
             return 0
         job = <Job>entry.job
@@ -1263,8 +1358,13 @@ cdef class Dispatcher(Collector):
         if count and job.source is not None:
             source = <Source>job.source
             source.flying -= 1
-            if ns > 0:
-                source.cost_ns = ns / <double>count if source.cost_ns < 0 else 0.7 * source.cost_ns + 0.3 * ns / count
+            if took:
+                cost_ns = (took >> 8) / <double>count
+                source.cost_ns = cost_ns if source.cost_ns < 0 else 0.7 * source.cost_ns + 0.3 * cost_ns
+                source.frame_ns = took >> 8
+                source.result_ns = (took >> 8) * (took & 255) >> 8
+                if source.result_ns > FRAME_NS / 2:
+                    weigh(&source.results, count, size)
         if not entry.doomed:
             job.place(index, count, outcome)
         self.free_function(function)
@@ -1518,6 +1618,17 @@ cdef class Dispatcher(Collector):
         """True if the worker in this seat has left by itself, between two tasks."""
         return load32(&self.map.seats[seat].phase) == RP_SEAT_LEAVING
 
+    def busy_seats(self):
+        """The seats, as a set, whose workers run a task, as far as they say themselves."""
+        cdef uint64_t i, state
+        busy = set()
+        for i in range(0 if self.foreign or self.released else self.slots_used()):
+            if self.entries[i].job != NULL:
+                state = load64(&self.map.slots[i].state)
+                if rp_state_phase(state) == RP_CLAIMED or rp_state_phase(state) == RP_RUNNING:
+                    busy.add(rp_state_seat(state))
+        return busy
+
     def seat_started(self, uint32_t seat):
         """True if the worker in this seat has run its initializer."""
         return load32(&self.map.seats[seat].phase) >= RP_SEAT_READY
@@ -1586,7 +1697,7 @@ cdef class Dispatcher(Collector):
                 rp_producer_retry(&self.producer, lost[i])
                 continue
             failure = None if job.done or entry.doomed else failure_of(describe(job._function or "?", entry.index))
-            self.settle(lost[i], failure, 0)
+            self.settle(lost[i], failure, 0, 0)
         return n
 
     # ---- time limits and cancelling
@@ -1688,7 +1799,7 @@ cdef class Dispatcher(Collector):
             elif rp_producer_revoke(&self.producer, pos):
                 # Its outcome is dropped: the job is done before the next look at it, or has other tasks.
                 entry.doomed = True
-                self.settle(pos, None, 0)
+                self.settle(pos, None, 0, 0)
             elif kill and rp_producer_look(&self.producer, i, &pos, &phase, &seat) and rp_producer_doom(&self.producer, pos, seat):
                 entry.doomed = True
                 self.doomed.add(seat)
@@ -1739,8 +1850,18 @@ cdef Py_ssize_t size_of(Task task) noexcept:
     return task.block.len if task.data is None else task.data.total()
 
 
-cdef bint is_pickled(Task task) noexcept:
-    return task is not None and task.data is not None and task.data.used > 0 and task.data.data[0] in (TAG_PICKLE, TAG_PARTS)
+cdef void weigh(Weighing *weighing, Py_ssize_t items, Py_ssize_t size) noexcept:
+    """A chunk of so many items takes `size` bytes. Chunks about as large as the last one tell nothing."""
+    cdef double each = size / <double>items
+    if items >= 2 * weighing.items:
+        weighing.shared = weighing.items > 0 and each < 0.75 * weighing.each
+        weighing.items = items
+        weighing.each = each
+
+
+cdef bint may_share(const Weighing *weighing) noexcept:
+    """True unless a chunk of two items was as good as two of one."""
+    return weighing.shared or weighing.items <= 1
 
 
 def read_small(path):

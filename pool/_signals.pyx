@@ -15,6 +15,7 @@ from _thread import get_ident
 import _signal  # what `signal` has is wrapped in bytecode
 
 from posix.signal cimport sigaction, sigaction_t
+from posix.unistd cimport getpid
 
 cdef double PATIENCE = 5.0  # seconds
 
@@ -133,16 +134,18 @@ def call(function):
 cdef class Last:
     """The callback of a weak reference, which is `forget`ten: function(), as by call(), in the process that made this. What a handler
     raises at the first step of an interpreted one is swallowed, and the function never called."""
-    cdef object function, forget, pid
+    cdef object function, forget
+    cdef int pid
 
     def __init__(self, function, forget):
         self.function = function
         self.forget = forget
-        self.pid = os.getpid()
+        self.pid = getpid()
 
     def __call__(self, reference):
         self.forget(reference)
-        if os.getpid() == self.pid:
+        # At the very end of the interpreter this module is empty; the workers see by themselves that the program is gone.
+        if getpid() == self.pid and _signal is not None:
             call(self.function)
 
 

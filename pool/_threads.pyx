@@ -392,6 +392,11 @@ cdef class ThreadDispatcher(Collector):
         self.wake()
         self.tidy()
 
+    @property
+    def waiting_tasks(self):
+        """Tasks that no worker has begun."""
+        return len(self.pending)
+
     def end(self, error):
         """Every unfinished job fails with this error, and so does every later one. Workers leave after the tasks that they run,
         whose outcomes are dropped."""

@@ -5,6 +5,7 @@ Runs in a worker process, on its only Python thread, after the Python side has s
 error looks like on its way back, how a function is found, is given to it as functions.
 """
 
+import gc
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -133,6 +134,8 @@ cdef class Worker:
             if slot == NULL:
                 if load32(&self.map.h.stop):
                     break
+                if rp_consumer_is_to_clean(&self.consumer):
+                    gc.collect()
                 if not rp_worker_glance(&self.consumer, &self.writer, &self.spin):
                     with nogil:
                         rp_worker_wait(&self.consumer, &self.writer, &self.spin)
@@ -386,14 +389,17 @@ cdef class Worker:
 
     cdef int encode_values(self, list values, int64_t begin) except -1:
         """values: None if the results are in the scratch buffer already."""
-        cdef int64_t ns
+        cdef int64_t now, took, encoding = 0
         if values is not None:
             self.scratch.clear()
             self.scratch.grow(8)
             self.scratch.used = 8
+            now = rp_now_ns()
             append_values(self.scratch, values, 0, len(values), False)
-        ns = rp_now_ns() - begin
-        memcpy(self.scratch.data, &ns, 8)
+            encoding = rp_now_ns() - now
+        took = max(<int64_t>1, rp_now_ns() - begin)
+        took = took << 8 | min(<int64_t>255, encoding * 256 // took)
+        memcpy(self.scratch.data, &took, 8)
         return 0
 
     cdef int send_scratch(self, int kind, uint64_t pos) except -1:

@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 import types
+import weakref
 import zlib
 from multiprocessing.reduction import ForkingPickler
 
@@ -28,7 +29,10 @@ class FunctionEncoder:
         self._known = None
         main = sys.modules.get("__main__")
         if forked and main is not None:
-            self._known = {name: value for name, value in vars(main).items() if isinstance(value, (types.FunctionType, type))}
+            # Weakly: at the program's end the pool must not keep what `__main__` holds.
+            self._known = {
+                name: weakref.ref(value) for name, value in vars(main).items() if isinstance(value, (types.FunctionType, type))
+            }
 
     def __call__(self, target):
         """(blob, may be cached by identity, name). Raises what pickling raises."""
@@ -50,7 +54,8 @@ class FunctionEncoder:
         return _blob(target, reference, value), plain, str(name)
 
     def _knows(self, target):
-        return self._known is not None and self._known.get(target.__qualname__) is target
+        known = None if self._known is None else self._known.get(target.__qualname__)
+        return known is not None and known() is target
 
     def _has_older(self, target):
         # Redefined since the workers were forked: by name they would run what it was then.
@@ -151,7 +156,7 @@ def _by_value(target, error):
 def _fingerprint(target):
     """Tells a function from another that had the same name before: the program may have redefined it after the workers started."""
     code = getattr(target, "__code__", None)
-    return 0 if code is None else zlib.crc32(code.co_code, code.co_firstlineno)
+    return 0 if type(code) is not types.CodeType else zlib.crc32(code.co_code, code.co_firstlineno)
 
 
 def _blob(target, reference, value):

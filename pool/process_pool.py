@@ -40,6 +40,32 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+# What multiprocessing's pool is made of. A subclass that has its own of one of these means to change what is done elsewhere here.
+_HOOKS = frozenset(
+    """_setup_queues _get_tasks _repopulate_pool _repopulate_pool_static _maintain_pool _join_exited_workers _handle_workers
+    _handle_tasks _handle_results _help_stuff_finish _terminate_pool""".split()
+)
+
+
+class _TaskQueue:
+    """What programs look at in multiprocessing's pool to see how far it is behind."""
+
+    def __init__(self, core):
+        self._core = core
+
+    def qsize(self):
+        """How many tasks no worker has begun; of a call with many items, those that are encoded, and one for the rest."""
+        return self._core.waiting_tasks
+
+    def empty(self):
+        return self.qsize() == 0
+
+
+def _apply_by_apply_async(self, func, args=(), kwds={}, **limits):
+    """func(*args, **kwds), in a worker, by way of this class's apply_async."""
+    return self.apply_async(func, args, kwds, **limits).get()
+
+
 class Pool(multiprocessing.pool.Pool):
     """A pool of worker processes: multiprocessing.Pool, on shared-memory rings.
 
@@ -176,6 +202,14 @@ class Pool(multiprocessing.pool.Pool):
         )
         return core, supervisor
 
+    def __init_subclass__(cls, **others):
+        super().__init_subclass__(**others)
+        for name in _HOOKS & vars(cls).keys():
+            warnings.warn(f"{cls.__qualname__} overrides {name}(), which this pool never calls", RuntimeWarning, stacklevel=2)
+        if "apply_async" in vars(cls) and cls.apply is _calls.apply:
+            # As in the stdlib, where apply() is made of it.
+            cls.apply = _apply_by_apply_async
+
     def __del__(self, _warn=warnings.warn, RUN=RUN):
         if self._state == RUN:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
@@ -195,6 +229,10 @@ class Pool(multiprocessing.pool.Pool):
     @property
     def _cache(self):
         return {id(job): job for job in self._core.unfinished_jobs}
+
+    @property
+    def _taskqueue(self):
+        return _TaskQueue(self._core)
 
     def _repopulate_pool(self):
         self._core.check_owner()

@@ -25,6 +25,8 @@ from pool.oom import OomWatch
 from pool.worker import Handle, work
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+LEAVING = 0.1  # seconds for workers without a task to leave by themselves, before SIGTERM
+LEAVING_LOOK = 0.005  # seconds between two looks whether any of those who are left does
 NO_WORKERS_LIMIT = 5.0  # seconds without a single worker before the jobs fail
 STATUS_GRACE = 0.05  # seconds for an exit status that another thread has just collected
 SPARES_ONE_IN = 4  # workers for one spare, which there is at least
@@ -494,7 +496,13 @@ class Supervisor:
                 self.ring()
 
     def _end_workers(self):
-        """SIGTERM, a grace period, SIGKILL; the dead are buried."""
+        """Who runs nothing leaves by himself, as at close(): with exit functions, and what is still in buffers. The others: SIGTERM, a
+        grace period, SIGKILL. The dead are buried."""
+        for seat in list(self._seat_of.values()):
+            self._core.send_away(seat)
+        limit = time.monotonic() + LEAVING
+        while self._watch and self._anyone_leaves() and (left := limit - time.monotonic()) > 0:
+            self._heed(self._poll.poll(min(left, LEAVING_LOOK) * 1000))
         for worker in list(self._seat_of):
             _signal(worker.terminate)
         self._await_deaths(GRACE)
@@ -503,6 +511,10 @@ class Supervisor:
         self._await_deaths(GRACE)
         self._heed([(fd, 0) for fd in list(self._watch) if self._is_deaf(fd)])
         self._await_deaths(GRACE)
+
+    def _anyone_leaves(self):
+        busy = self._core.busy_seats()
+        return any(self._core.seat_started(seat) and seat not in busy for seat in list(self._seat_of.values()))
 
     def _await_deaths(self, seconds):
         limit = time.monotonic() + seconds

@@ -246,3 +246,18 @@ def first_cell_overwritten(frame):
     before = float(frame.iloc[0, 0])
     frame.iloc[0, 0] = 9.0
     return before, float(frame.iloc[0, 0])
+
+
+def keep_in_a_cycle(array):
+    kept = [array]
+    kept.append(kept)
+    return float(array[0])
+
+
+def catch_an_error(array):
+    """As programs do: the error has a traceback, that a frame, and the frame has both."""
+    try:
+        raise ValueError
+    except ValueError as error:
+        caught = error
+    return float(array[-1]) if caught else None

@@ -7,6 +7,7 @@ import enum
 import faulthandler
 import gc
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import struct
@@ -773,6 +774,10 @@ def hold_in_c(gate, _=None):
     return 7 ** (10**9)
 
 
+def tell_at_exit(gate):
+    multiprocessing.util.Finalize(None, gate.arrive, exitpriority=1)
+
+
 def die_at_first(gate, count, value=None):
     """Kills its worker the first `count` times that it is called with the gate."""
     gate.arrive(value)
@@ -1019,3 +1024,27 @@ class CallsWhenLoaded:
     def __call__(self, value):
         self.called.arrive(f"{self.name} {value}")
         return f"{self.name} {value}"
+
+
+class Dear:
+    """Takes its time to pickle, which is counted."""
+
+    pickled = 0
+
+    def __init__(self, length):
+        self.members = [str(number) for number in range(length)]
+
+    def __getstate__(self):
+        Dear.pickled += 1
+        return self.__dict__
+
+
+DEAR = Dear(20_000)
+
+
+def number_beside(dear, number):
+    return number
+
+
+def the_dear_one(number):
+    return DEAR

@@ -729,3 +729,32 @@ def test_nothing_imports_numpy_by_itself(factory):
     with factory.Pool(1) as pool:
         if factory.start_method != "fork":
             assert pool.map(large_tasks.imported_numpy, [bytearray(500_000)] * 2, 1) == [False, False]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("task", [large_tasks.keep_in_a_cycle, large_tasks.catch_an_error])
+def test_arguments_in_garbage_take_no_memory_from_others(factory, task):
+    with factory.Pool(2, arena_limit=64 << 20) as pool:
+        for _ in range(20):
+            assert pool.apply(task, (numpy.ones(1 << 20),)) == 1.0
+        assert pool.map(task, [numpy.ones(1 << 20) for _ in range(20)], 1) == [1.0] * 20
+
+
+@pytest.mark.ringpool_only
+def test_results_in_garbage_take_no_memory_from_others(factory):
+    with factory.Pool(1, arena_limit=64 << 20) as pool:
+        for _ in range(12):
+            kept = [pool.apply(large_tasks.double, (numpy.ones(1 << 20),))]
+            kept.append(kept)
+        del kept
+        assert pool.apply(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) == 1.0
+
+
+@pytest.mark.ringpool_only
+def test_memory_that_is_in_use_is_no_garbage(factory):
+    with factory.Pool(1, arena_limit=64 << 20) as pool:
+        kept = [pool.apply(large_tasks.double, (numpy.ones(1 << 20),)) for _ in range(5)]
+        with pytest.raises(OSError, match="results that are kept"):
+            pool.apply(large_tasks.catch_an_error, (numpy.ones(5 << 20),))
+        del kept
+        assert pool.apply(large_tasks.catch_an_error, (numpy.ones(5 << 20),)) == 1.0

@@ -315,3 +315,59 @@ def test_arguments_of_any_type(shared_pool, args, kwds):
 def test_giant_chunksizes_are_refused(shared_pool, chunksize):
     with pytest.raises(ValueError):
         shared_pool.map(tasks.square, range(5), chunksize)
+
+
+@pytest.mark.parametrize("length", [5_000, 20_000, 300_000])
+def test_what_all_items_share_is_pickled_a_few_times(factory, length):
+    with factory.Pool(2) as pool:
+        dear, before = tasks.Dear(length), tasks.Dear.pickled
+        assert pool.starmap(tasks.number_beside, [(dear, number) for number in range(200)]) == list(range(200))
+        assert tasks.Dear.pickled - before <= 60
+
+
+def test_what_all_results_share_is_pickled_a_few_times(factory):
+    with factory.Pool(2) as pool:
+        results = pool.map(tasks.the_dear_one, range(400))
+        assert len(results) == 400 and all(len(result.members) == 20_000 for result in results)
+        assert len({id(result) for result in results}) <= 100
+
+
+def kind_of(implementation):
+    return implementation.module.ThreadPool if implementation.uses_threads else implementation.module.Pool
+
+
+def test_apply_goes_by_way_of_a_subclass_s_apply_async(implementation):
+    class Counting(kind_of(implementation)):
+        calls = 0
+
+        def apply_async(self, *args, **kwds):
+            self.calls += 1
+            return super().apply_async(*args, **kwds)
+
+    options = {} if implementation.uses_threads else {"context": implementation.context}
+    pool = Counting(1, **options)
+    try:
+        assert pool.apply(tasks.add, (1,), {"right": 2}) == 3
+        assert pool.apply_async(tasks.square, (2,)).get() == 4
+        assert pool.calls == 2
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.mark.ringpool_only
+def test_subclass_with_what_is_never_called_is_told(implementation):
+    with pytest.warns(RuntimeWarning, match="_setup_queues.., which this pool never calls"):
+        type("Derived", (kind_of(implementation),), {"_setup_queues": lambda self: None})
+
+
+def test_queue_of_tasks_tells_how_far_the_pool_is_behind(factory, gate):
+    with factory.Pool(1) as pool:
+        pending = [pool.apply_async(tasks.hold, (gate,))]
+        gate.wait_for(1)
+        pending += [pool.apply_async(tasks.square, (number,)) for number in range(5000)]
+        assert pool._taskqueue.qsize() > 0 and not pool._taskqueue.empty()
+        gate.open()
+        for result in pending:
+            result.get(60)
+        assert pool._taskqueue.qsize() == 0 and pool._taskqueue.empty()

@@ -2,8 +2,11 @@
 
 import gc
 import signal
+import sys
 import threading
+import types
 import warnings
+import weakref
 
 import pytest
 import tasks
@@ -153,3 +156,52 @@ def test_collected_in_the_first_steps_of_a_child(script):
     program = script(COLLECTED_AT_FORK)
     assert program.wait(30) == 0, program.err
     assert program.out == "0\n[0, 1, 4, 9]\n" * 2
+
+
+FINALIZED = """
+import os
+import sys
+
+from implementations import Implementation
+
+
+class Telling:
+    def __del__(self):
+        os.write(1, b"finalized\\n")
+
+
+def function(value):
+    return value
+
+
+if __name__ == "__main__":
+    telling = Telling()
+    pool = Implementation.named(sys.argv[1]).Pool(2)
+    assert pool.map(function, range(3)) == [0, 1, 2]
+    assert pool.apply(function, (3,)) == 3
+    pool.close()
+    pool.join()
+"""
+
+
+def test_objects_of_the_main_module_are_finalized_while_there_is_a_program(script):
+    program = script(FINALIZED)
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "finalized\n"
+
+
+@pytest.mark.start_methods("fork")
+def test_module_that_holds_a_pool_and_its_functions_is_freed(factory):
+    source = "def function(value):\n    return value\n"
+    for _ in range(2):
+        module = types.ModuleType("ringpool_plugin")
+        sys.modules["ringpool_plugin"] = module
+        exec(source, vars(module))
+        module.pool = factory.untracked(2)
+        pids = [worker.pid for worker in module.pool._pool]
+        assert module.pool.map(module.function, range(5), 1) == list(range(5))
+        assert module.pool.apply(module.function, (3,)) == 3
+        known = weakref.ref(module.function)
+        del sys.modules["ringpool_plugin"], module
+        check_gone(pids)
+        assert known() is None

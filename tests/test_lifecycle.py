@@ -1435,3 +1435,22 @@ def test_keyboard_interrupt_of_idle_workers_is_silent(script, gate):
     assert program.wait(LIMIT) == 0, program.err
     assert program.out == "ready\n[0, 1, 4, 9]\ndone\n"
     assert program.err == ""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork", "spawn", "forkserver")
+@pytest.mark.parametrize("end", ["terminate", "drop"])
+def test_workers_without_a_task_leave_with_their_exit_functions(factory, make_gate, end):
+    gate = make_gate()
+    pool = factory.untracked(2, tasks.tell_at_exit, (gate,))
+    tasks.all_ready(pool, make_gate(), 2)
+    held = pool._pool[:]
+    if end == "terminate":
+        pool.terminate()
+        pool.join()
+    del pool
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    wait_until(lambda: len(gate.arrivals()) == 2, LIMIT)
+    wait_until(lambda: all(worker.exitcode == 0 for worker in held), LIMIT)

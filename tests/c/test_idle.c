@@ -552,6 +552,19 @@ static void by_task_with_a_damaged_hint(struct waiter *a)
     rp_store_relaxed(&a->rig.m.h->take, UINT64_MAX);
     by_task(a);
 }
+static void by_litter(struct waiter *a) { rp_parent_ask_to_clean(&a->rig.m); }
+static void worker_wakes_to_clean(void) { worker_wakes_for(by_litter); }
+
+static void worker_is_told_once_to_clean(void)
+{
+    static struct waiter a;
+    waiter_open(&a, 1, RP_DOORBELL_FUTEX);
+    CHECK(!rp_consumer_is_to_clean(&a.c));
+    rp_parent_ask_to_clean(&a.rig.m);
+    CHECK(rp_consumer_is_to_clean(&a.c) && !rp_consumer_is_to_clean(&a.c));
+    waiter_close(&a);
+}
+
 static void worker_wakes_with_a_damaged_hint(void) { worker_wakes_for(by_task_with_a_damaged_hint); }
 
 static void worker_announces_before_it_waits(void)
@@ -826,7 +839,8 @@ static void two_threads_of_the_parent(void)
 }
 
 TEST_MAIN(T(worker_wakes_for_a_task), T(worker_wakes_for_the_stop), T(worker_wakes_after_a_burial),
-          T(worker_wakes_with_a_damaged_hint), T(worker_announces_before_it_waits), T(worker_glances), T(sleeping_while_others_work_is_not_late),
+          T(worker_wakes_with_a_damaged_hint), T(worker_wakes_to_clean), T(worker_is_told_once_to_clean),
+          T(worker_announces_before_it_waits), T(worker_glances), T(sleeping_while_others_work_is_not_late),
           T(parent_wakes_for_a_result), T(parent_wakes_for_a_ring), T(parent_finds_a_result_that_missed_it),
           T(parent_keeps_its_limit), T(one_result_wakes_all_threads_of_the_parent),
           T(patience_of_one_thread_ends_with_its_wait), T(seat_is_emptied_during_a_wait), T(threads_full_speed),
