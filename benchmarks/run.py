@@ -17,7 +17,7 @@ import argparse
 import compileall
 import importlib.metadata
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -109,14 +109,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compiled_pingpong(folder: str) -> str | None:
     """The path of the program that measures the machine's own round trips; None, said aloud, without a C compiler."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        print("run.py: no C compiler: without the C floors", file=sys.stderr)
-        return None
+    compiler = shlex.split(os.environ.get("CC", "cc"))
     program = os.path.join(folder, "pingpong")
     include = os.path.join(os.path.dirname(HERE), "csrc")
     source = os.path.join(HERE, "pingpong.c")
-    subprocess.run([compiler, "-std=c11", "-O2", f"-I{include}", source, "-o", program], check=True, timeout=60)
+    try:
+        subprocess.run([*compiler, "-std=c11", "-O2", f"-I{include}", source, "-o", program], check=True, timeout=60)
+    except (OSError, IndexError, subprocess.SubprocessError) as error:
+        print(f"run.py: no C compiler that works: without the C floors ({error})", file=sys.stderr)
+        return None
     return program
 
 

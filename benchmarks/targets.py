@@ -53,6 +53,7 @@ TARGETS = (
     Target("map chunksize=1, small tuples", BETTER, 15, 4),
     Target("map chunksize=1, 3-key dicts", BETTER, 12, 4),
     Target("map chunksize=1, a dataclass", BETTER, 8, 4),
+    Target("map chunksize=1, a dataclass with slots", BETTER, 8, 4),
     Target("map default chunks, 10^6 ints", BETTER, 4, 4),
     Target("imap chunksize=1, ints", BETTER, 40, 4),
     Target("imap_unordered chunksize=1, ints", BETTER, 40, 4),
@@ -79,6 +80,10 @@ TARGETS = (
 
 def table(found: dict[str, Any]) -> str:
     """Every target of the rows that were measured, held or not."""
+    sizes = {
+        GROWTH_COST: f" (longest job {found['settings']['largest']:,})",
+        huge.HUGE_MEMORY: f" ({found['settings']['huge']:,} bytes)",
+    }
     ours = {row["workload"]: row["peers"].get(OURS, {}) for row in found["workloads"]}
     lines = [("issue", "target", "at least or most", "reached", "held")]
     for target in TARGETS:
@@ -87,5 +92,5 @@ def table(found: dict[str, Any]) -> str:
         reached = ours[target.row].get(target.kind.field)
         shown = "not measured" if reached is None else report.three_digits(reached)
         held = "-" if reached is None else "yes" if target.kind.held(float(reached), float(target.figure)) else "no"
-        lines.append((str(target.issue), target.row, target.kind.shown.format(target.figure), shown, held))
+        lines.append((str(target.issue), target.row + sizes.get(target.row, ""), target.kind.shown.format(target.figure), shown, held))
     return report.columns(lines)

@@ -7,6 +7,7 @@ harness and the same workloads.
 import argparse
 import os
 import pathlib
+import stat
 import sys
 
 from pool.bench import own, report
@@ -37,6 +38,8 @@ def importable(text: str) -> str:
 def file_of_items(text: str) -> str:
     """An argparse type: a text file with at least one item."""
     try:
+        if stat.S_ISCHR(os.stat(text).st_mode):
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} is a device")
         items = read_items(pathlib.Path(text))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
@@ -109,10 +112,13 @@ def run(args: argparse.Namespace) -> int:
 
 def finish(found: dict[str, object], path: str | None, program: str) -> int:
     """Print the table, write the JSON, say what failed; the exit code."""
+    if path:
+        try:
+            report.save(found, path)
+        except OSError as error:
+            found["problems"] = [*found["problems"], f"{path} was not written: {error}"]
     print(report.table(found))
     print(report.legend(found))
-    if path:
-        report.save(found, path)
     for problem in found["problems"]:
         print(f"{program}: FAILED: {problem}", file=sys.stderr)
     return 1 if found["problems"] else 0

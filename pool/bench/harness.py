@@ -68,7 +68,9 @@ def run_cell(spec: dict[str, Any], limit: float) -> Outcome:
             return Outcome({}, failed=reason)
     if not ended:
         return Outcome({}, failed=f"results, but no end {EXIT_SECONDS:.0f} s later, killed")
-    return Outcome(found, found.get("na"), found.get("failed"))
+    failed = found.get("failed")
+    # An error's text may hold anything, and is printed.
+    return Outcome(found, found.get("na"), failed and failed.encode("utf-8", "backslashreplace").decode())
 
 
 def start_cell(spec: dict[str, Any], answer: str, log: str) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ from pool.bench.harness import STDLIB, Run
 FORMAT = 1
 # Numbers of different machines say nothing about each other, nor do those of different interpreters or settings.
 SAME_MACHINE = ("cpu", "cores", "kernel", "python", "compiler")
-SAME_SETTINGS = ("processes", "start_method", "many")
+SAME_SETTINGS = ("processes", "start_method", "many", "largest", "streamed", "huge")
 
 
 class NotComparable(Exception):
@@ -220,7 +220,10 @@ def load(path: str) -> dict[str, Any]:
             report = json.load(file)
     except (OSError, ValueError) as error:
         raise NotComparable(f"{path}: {error}") from error
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
+    parts = {"machine": dict, "settings": dict, "workloads": list}
+    if not isinstance(report, dict) or report.get("format") != FORMAT or not all(
+        isinstance(report.get(name), kind) for name, kind in parts.items()
+    ) or not all(key in report["machine"] for key in (*SAME_MACHINE, "ringpool", "commit")):
         raise NotComparable(f"{path} is no report of this benchmark, or one of another version")
     return report
 

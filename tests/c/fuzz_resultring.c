@@ -163,6 +163,7 @@ static void look_at_words(struct input *in)
     rp_store_relaxed(&m.h->tail, take_u64(in));
     rp_store_relaxed(&m.h->take, take_u64(in));
     rp_store_relaxed(&m.h->rescan, (uint32_t)take_u64(in));
+    rp_store_relaxed(&m.h->litter, (uint32_t)take_u64(in));
     rp_store_relaxed(&m.h->used, (uint32_t)take_u64(in));
     for (uint32_t i = 0; i < RP_SPIN_CHAIRS; i++)
         rp_store_relaxed(&m.h->chair[i], take_u8(in));

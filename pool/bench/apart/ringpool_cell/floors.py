@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], Callable[[int], list[Any]]]] = {
     "3-key dicts": (tasks.moved, tasks.dicts),
     "small tuples": (tasks.swapped, tasks.tuples),
     "a dataclass": (tasks.moved_point, tasks.points),
+    "a dataclass with slots": (tasks.moved_slotted_point, tasks.slotted_points),
 }
 
 SPIN = "C spin ping-pong"

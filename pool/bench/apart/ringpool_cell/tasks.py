@@ -20,6 +20,15 @@ class Point:
     label: str
 
 
+@dataclass(slots=True)
+class SlottedPoint:
+    """The same with slots: for what is no plain instance, pickle has to do."""
+
+    x: int
+    y: float
+    label: str
+
+
 def inc(x: int) -> int:
     return x + 1
 
@@ -42,6 +51,10 @@ def swapped(pair: tuple[int, float]) -> tuple[float, int]:
 
 def moved_point(point: Point) -> Point:
     return Point(point.x + 1, point.y, point.label)
+
+
+def moved_slotted_point(point: SlottedPoint) -> SlottedPoint:
+    return SlottedPoint(point.x + 1, point.y, point.label)
 
 
 def add(x: int, y: int) -> int:
@@ -92,6 +105,10 @@ def tuples(count: int) -> list[tuple[int, float]]:
 
 def points(count: int) -> list[Point]:
     return [Point(number, number + 0.25, "a point") for number in range(count)]
+
+
+def slotted_points(count: int) -> list[SlottedPoint]:
+    return [SlottedPoint(number, number + 0.25, "a point") for number in range(count)]
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
