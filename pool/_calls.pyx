@@ -2,7 +2,7 @@
 """Pool.apply and Pool.apply_async, compiled: of a small task, the steps of an interpreted method would be a tenth.
 
 Methods of the class in process_pool.py. Nothing is imported: a spawned worker that imports the user's main module imports this too.
-The collector sees whether the pool runs.
+The collector sees whether the pool runs, and knows its usual limits.
 """
 
 
@@ -11,8 +11,7 @@ def apply(self, func, args=(), kwds={}, *, task_timeout=None, retries=None):
 
     task_timeout, retries: as for the pool, for this call; None: the pool's.
     """
-    limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
-    return self._core.call(self, func, args, kwds, limits)
+    return self._core.call(self, func, args, kwds, task_timeout, retries)
 
 
 def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None, *, task_timeout=None, retries=None):
@@ -20,8 +19,7 @@ def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None
 
     callback, error_callback: functions of the value or the error, called on the pool's callback thread.
     """
-    limits = self._usual_limits if task_timeout is None and retries is None else self._limits(task_timeout, retries)
     if callback is not None or error_callback is not None:
         self._check_running()
         self._callbacks.start()
-    return self._core.submit_call(self, func, args, kwds, callback, error_callback, limits)
+    return self._core.submit_call(self, func, args, kwds, callback, error_callback, task_timeout, retries)

@@ -24,6 +24,7 @@ cdef object failure_of(object error)
 
 cdef class Collector:
     cdef object callbacks        # where jobs go whose callbacks are due: a function of one job
+    cdef public object usual_limits     # of calls that have none of their own: see `begin`
     cdef object ended            # the error that ended all jobs, or None
     cdef list trash              # the user's objects, dropped when nothing is half done
     cdef list due                # jobs whose callbacks are to run

@@ -218,8 +218,9 @@ cdef class Collector:
         """After a job, or a feeder's last task, was handed over."""
         return self.tidy()
 
-    def call(self, pool, target, args, kwds, limits):
-        """target(*args, **kwds): its value, or raises its error. limits: see `begin`."""
+    def call(self, pool, target, args, kwds, task_timeout, retries):
+        """target(*args, **kwds): its value, or raises its error. task_timeout, retries: the call's own, or None."""
+        limits = self.usual_limits if task_timeout is None and retries is None else pool._limits(task_timeout, retries)
         if self.closing or self.ended is not None:
             pool._check_running()
         cdef Call job = <Call>self.start_call(pool, target, args, kwds, None, None, limits, True)
@@ -227,8 +228,9 @@ cdef class Collector:
             self.wait_for(job, -1.0)
         return job.take()
 
-    def submit_call(self, pool, target, args, kwds, callback, error_callback, limits):
-        """AsyncResult of target(*args, **kwds). limits: see `begin`."""
+    def submit_call(self, pool, target, args, kwds, callback, error_callback, task_timeout, retries):
+        """AsyncResult of target(*args, **kwds). task_timeout, retries: the call's own, or None."""
+        limits = self.usual_limits if task_timeout is None and retries is None else pool._limits(task_timeout, retries)
         if self.closing or self.ended is not None:
             pool._check_running()
         return self.start_call(pool, target, args, kwds, callback, error_callback, limits, False)

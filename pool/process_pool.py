@@ -144,6 +144,7 @@ class Pool(multiprocessing.pool.Pool):
             # No process, thread or descriptor may be half made when a signal handler raises.
             with signals.held():
                 self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
+                self._core.usual_limits = self._usual_limits
                 callbacks.attach(self._core)
                 self._pool = supervisor.workers
                 _supervisors.add(weakref.ref(supervisor, _supervisors.discard))
