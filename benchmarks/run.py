@@ -76,7 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--peers", type=chosen_peers, default=PEERS, metavar="NAME,NAME", help=f"of {', '.join(PEERS)} (default: all)"
     )
     parser.add_argument(
-        "--only", type=chosen_workloads, default=list(WORKLOADS), metavar="TEXT", help="workloads with TEXT in their name"
+        "--only",
+        type=chosen_workloads,
+        action="extend",
+        metavar="TEXT",
+        help="workloads with TEXT in their name; may be given several times",
     )
     bench.add_common_arguments(parser, ROUNDS, usual.processes)
     parser.add_argument(
@@ -147,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # As every installed package is: else each spawned worker would compile this one, where PYTHONDONTWRITEBYTECODE is set.
     compileall.compile_dir(os.path.dirname(os.path.dirname(bench.__file__)), quiet=2)
     with tempfile.TemporaryDirectory(prefix="ringpool-bench-") as folder:
-        run = harness.Run(settings, args.only, args.peers, args.rounds, compiled_pingpong(folder), args.limit)
+        chosen = [workload for workload in WORKLOADS if args.only is None or workload in args.only]
+        run = harness.Run(settings, chosen, args.peers, args.rounds, compiled_pingpong(folder), args.limit)
         run.measure()
     found = report.build(run, host)
     found["versions"] = versions(list(args.peers))
