@@ -376,7 +376,8 @@ def test_the_memory_of_more_than_two_gigabytes(factory):
         del back, data
         back = pool.apply(tasks.zeros_with_end, (size,))
         assert back[-1] == 9
-    assert peaks[1] <= 3 * size + (100 << 20)
+    # Without what a process with thousands of tests has before; two bare interpreters have as much again as is allowed here.
+    assert peaks[1] - peaks[0] <= 3 * size + (50 << 20)
 
 
 def make_shared(size):
