@@ -11,7 +11,8 @@ bool rp_worker_stand_by(const struct rp_consumer *c);
 /* Worker: announces unread results, then looks for a microsecond or so whether a task may be there, for callers who would lose more by
  * letting go of their lock. False: no, or looking does not pay now. */
 bool rp_worker_glance(const struct rp_consumer *c, struct rp_writer *w, const struct rp_spin *spin);
-/* Worker: until a task may be there, the pool stops, or its orders are to leave. Announces unread results first. */
+/* Worker: until a task may be there, the pool stops, garbage is to be collected, or its orders are to leave. Announces unread
+ * results first. */
 void rp_worker_wait(struct rp_consumer *c, struct rp_writer *w, struct rp_spin *spin);
 
 /* Parent: reads the doorbell before the caller checks its condition. */

@@ -380,19 +380,25 @@ cdef inline unsigned char *put_head(unsigned char *at, unsigned char tag, Py_ssi
     return at + 5
 
 
+cdef inline Py_ssize_t put_int(object value, unsigned char *at) noexcept:
+    """9, or -1 if it is no int or too large."""
+    cdef long long number
+    if not is_int64(value, &number):
+        return -1
+    at[0] = TAG_INT
+    memcpy(at + 1, &number, 8)
+    return 9
+
+
 cdef unsigned char *simple_write(object value, unsigned char *at) noexcept:
     """Writes a value for which simple_size was not negative; returns the end."""
-    cdef long long number
     cdef double real
     cdef uint64_t size
     cdef Py_ssize_t n, i, pos = 0
     cdef PyObject *key
     cdef PyObject *item
     if PyLong_CheckExact(value):
-        at[0] = TAG_INT
-        is_int64(value, &number)
-        memcpy(at + 1, &number, 8)
-        return at + 9
+        return at + put_int(value, at)
     if value is None:
         at[0] = TAG_NONE
         return at + 1
@@ -456,16 +462,6 @@ cdef Py_ssize_t simple_put(object value, unsigned char *at, Py_ssize_t room) noe
     if 0 <= n <= room:
         simple_write(value, at)
     return n
-
-
-cdef inline Py_ssize_t put_int(object value, unsigned char *at) noexcept:
-    """9, or -1 if it is no int or too large."""
-    cdef long long number
-    if not is_int64(value, &number):
-        return -1
-    at[0] = TAG_INT
-    memcpy(at + 1, &number, 8)
-    return 9
 
 
 # What a pickler looks types up in: multiprocessing's reducers, then copyreg's. An exact dict, which the pickler reads without a call

@@ -339,16 +339,15 @@ cdef class Dispatcher(Collector):
             rp_segment_close(&self.segment)
 
     cdef uint64_t slots_used(self) noexcept:
-        """Slots that have ever held a task: the first so many."""
-        return min(self.producer.tail, self.map.slot_mask + 1)
+        """Slots that have ever held a task: the first so many. In a forked child the table is not there."""
+        return 0 if self.foreign else min(self.producer.tail, self.map.slot_mask + 1)
 
     @property
     def unfinished_jobs(self):
         """The handles of all jobs that are not done, as a list."""
         cdef uint64_t i
         jobs = set(self.live)
-        # In a forked child the table is not there.
-        for i in range(0 if self.foreign else self.slots_used()):
+        for i in range(self.slots_used()):
             if self.entries[i].job != NULL and not (<Job>self.entries[i].job).done:
                 jobs.add(<object>self.entries[i].job)
         return list(jobs)
@@ -358,7 +357,7 @@ cdef class Dispatcher(Collector):
         """Tasks that no worker has claimed. What is still to be drawn from an iterable counts as one."""
         cdef uint64_t i
         cdef Py_ssize_t n = len(self.pending)
-        for i in range(0 if self.foreign or self.released else self.slots_used()):
+        for i in range(0 if self.released else self.slots_used()):
             n += self.entries[i].job != NULL and rp_state_phase(load64(&self.map.slots[i].state)) == RP_READY
         return n
 
@@ -1622,7 +1621,7 @@ cdef class Dispatcher(Collector):
         """The seats, as a set, whose workers run a task, as far as they say themselves."""
         cdef uint64_t i, state
         busy = set()
-        for i in range(0 if self.foreign or self.released else self.slots_used()):
+        for i in range(0 if self.released else self.slots_used()):
             if self.entries[i].job != NULL:
                 state = load64(&self.map.slots[i].state)
                 if rp_state_phase(state) == RP_CLAIMED or rp_state_phase(state) == RP_RUNNING:

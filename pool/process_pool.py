@@ -121,7 +121,6 @@ class Pool(multiprocessing.pool.Pool):
         if arena_limit is not None and operator.index(arena_limit) < MIN_ARENA_LIMIT:
             raise ValueError(f"arena_limit must be at least {MIN_ARENA_LIMIT} bytes, not {arena_limit!r}")
         self._arena_limit = arena_limit if arena_limit is None else min(operator.index(arena_limit), 1 << 62)
-        self._usual_limits = (self._task_timeout_ns, self._retries) if self._task_timeout_ns or self._retries else None
         self._max_memory_per_child = max_memory_per_child
         self._daemon = bool(daemon)
         if not isinstance(end_with_parent, bool):
@@ -144,7 +143,8 @@ class Pool(multiprocessing.pool.Pool):
             # No process, thread or descriptor may be half made when a signal handler raises.
             with signals.held():
                 self._core, supervisor = self._equip(lambda target, args: factory(context, target=target, args=args))
-                self._core.usual_limits = self._usual_limits
+                if self._task_timeout_ns or self._retries:
+                    self._core.usual_limits = (self._task_timeout_ns, self._retries)
                 callbacks.attach(self._core)
                 self._pool = supervisor.workers
                 _supervisors.add(weakref.ref(supervisor, _supervisors.discard))
@@ -344,7 +344,7 @@ class Pool(multiprocessing.pool.Pool):
     def _limits(self, task_timeout, retries):
         """What the dispatcher takes as limits: None, or (nanoseconds that a call may take, 0: any; retries)."""
         if task_timeout is None and retries is None:
-            return self._usual_limits
+            return self._core.usual_limits
         timeout = self._task_timeout_ns if task_timeout is None else _nanoseconds(task_timeout)
         again = self._retries if retries is None else _retry_count(retries)
         return (timeout, again) if timeout or again else None
