@@ -1067,8 +1067,12 @@ class Interrupting:
         self._core = core
 
     def __getattr__(self, name):
+        value = getattr(self._core, name)
+        if not callable(value):
+            return value
+
         def call(*args):
-            getattr(self._core, name)(*args)
+            value(*args)
             raise KeyboardInterrupt
 
         return call
