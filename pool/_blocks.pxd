@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pool._buffers cimport ResultBlock, Sharer, Span, Store, Token
+from pool._codec cimport Buffer
 from pool._csrc cimport rp_arena, rp_block, rp_map
 
 cdef class Blocks:
@@ -20,6 +21,7 @@ cdef class Blocks:
     cdef bint watched            # somebody calls `tend` from time to time
     cdef object alarm
     cdef int reserve(self, uint64_t size, rp_block *block) noexcept
+    cdef int fill(self, rp_block *block, Buffer data, uint64_t head) except 1
     cdef int settled(self, rp_block *block, uint32_t seat, object others) except -1
     cdef int look(self, Py_ssize_t most) noexcept
     cdef ResultBlock result(self, uint32_t seat, uint64_t off, uint64_t size, rp_block *of_task)

@@ -84,6 +84,17 @@ cdef class Blocks:
             self.active_at = rp_now_ns()
         return err
 
+    cdef int fill(self, rp_block *block, Buffer data, uint64_t head) except 1:
+        """Moves the encoding into a block that was reserved, `head` bytes after its beginning. As Buffer.place."""
+        cdef uint64_t backed = block.off + block.backed
+        cdef int err
+        self.watch()
+        err = data.place(
+            &self.store.segment, block.off + head, block.off + rp_arena_touched(block.len), &backed, rp_segment_back
+        )
+        block.backed = backed - block.off
+        return err
+
     cdef int settled(self, rp_block *block, uint32_t seat, object others) except -1:
         """The task is settled, and its worker lives. others: what it refers to besides."""
         cdef Lent lent
@@ -484,7 +495,7 @@ cdef SharedObject share(Blocks blocks, object value):
     cdef rp_segment *segment = &blocks.store.segment
     cdef rp_share *at
     cdef rp_block block
-    cdef uint64_t size, backed
+    cdef uint64_t size
     cdef int err
     data.sharer = Fixing.__new__(Fixing)
     append_image(data, value)
@@ -492,20 +503,11 @@ cdef SharedObject share(Blocks blocks, object value):
     err = blocks.reserve(sizeof(rp_share) + size, &block)
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
-    blocks.watch()
     blocks.store.live += 1
     made.store = blocks.store
     made.blocks = blocks
     made.block = block
-    backed = made.block.off + made.block.backed
-    err = data.place(
-        segment,
-        made.block.off + sizeof(rp_share),
-        made.block.off + rp_arena_touched(made.block.len),
-        &backed,
-        rp_segment_back,
-    )
-    made.block.backed = backed - made.block.off
+    err = blocks.fill(&made.block, data, sizeof(rp_share))
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
     at = <rp_share *>(<unsigned char *>segment.base + made.block.off)

@@ -41,6 +41,7 @@ from pool.errors import fresh
 from pool._results cimport AsyncResult, BaseSource, Call, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
 
 cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() noexcept
     PyObject *PyIter_Next(object) except? NULL
     void Py_DECREF_POINTER "Py_DECREF"(PyObject *)
     Py_ssize_t Py_REFCNT(object) noexcept
@@ -248,7 +249,7 @@ cdef class Dispatcher(Collector):
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
     cdef int settling               # the seat whose result is being taken; -1: none
-    cdef bint reclaiming            # somebody waits for what garbage holds
+    cdef unsigned long reclaimer    # the thread that waits for what garbage holds; 0: none
     cdef bint collecting, dormant, finished, released
     cdef uint64_t collections       # how often `collect` found something
     cdef double record_bytes        # size of a result, smoothed
@@ -578,9 +579,9 @@ cdef class Dispatcher(Collector):
         blocks until a garbage collection, which nobody else has a reason to run. Waits for workers, a second at most."""
         cdef int64_t limit
         cdef rp_u32 bell
-        if not self.arena.used_bytes or self.reclaiming:
+        if not self.arena.used_bytes or self.reclaimer:
             return False
-        self.reclaiming = True
+        self.reclaimer = PyThread_get_thread_ident()
         try:
             gc.collect()
             if self.released or self.foreign:
@@ -601,30 +602,25 @@ cdef class Dispatcher(Collector):
                     return True
             return False
         finally:
-            self.reclaiming = False
+            self.reclaimer = 0
+            if self.backlog:
+                # What other threads left for this one: it may be about to raise.
+                self.ring()
 
     cdef bint lodge(self, Task task) except -1:
         """Moves the payload into a block; False if there is no memory for one now."""
         cdef Py_ssize_t total = task.data.total(), head = 0
         cdef rp_block block
         cdef rp_head *at
-        cdef uint64_t backed
-        cdef int err
         if self.released or self.foreign:
             return False
         if total >= HEADED_LEAST or task.others is not None:
             head = RP_HEAD
         if self.blocks.reserve(head + total, &block):
             return False
-        self.blocks.watch()
         self.copying += 1
         try:
-            backed = block.off + block.backed
-            err = task.data.place(
-                &self.segment, block.off + head, block.off + rp_arena_touched(block.len), &backed, rp_segment_back
-            )
-            block.backed = backed - block.off
-            if err:
+            if self.blocks.fill(&block, task.data, head):
                 rp_arena_free(self.arena, &block)
                 return False
             if head:
@@ -668,6 +664,9 @@ cdef class Dispatcher(Collector):
                 return False
             if not self.lodge(task):
                 if self.arena.used_bytes and self.producer.outstanding:
+                    return False
+                if self.reclaimer and self.reclaimer != PyThread_get_thread_ident():
+                    # That thread goes on with the backlog. Its own tasks cannot wait: they come from finalizers of the garbage.
                     return False
                 if not self.reclaim(task):
                     if not task.job.done:

@@ -750,6 +750,66 @@ def test_results_in_garbage_take_no_memory_from_others(factory):
         assert pool.apply(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) == 1.0
 
 
+class Finalized:
+    def __init__(self, finalizer):
+        self.finalizer = finalizer
+
+    def __del__(self):
+        self.finalizer()
+
+
+@pytest.fixture
+def crowded(factory):
+    """A pool whose memory is in garbage, but for a little. Whoever collects that calls first what is set as `crowded.finalizer`."""
+    pool = factory.Pool(1, arena_limit=64 << 20)
+    kept = [pool.apply(large_tasks.double, (numpy.ones(1 << 20),)) for _ in range(5)]
+    owner = Finalized(lambda: pool.finalizer())
+    gc.disable()
+    owner.itself = owner
+    owner.kept = kept
+    del kept, owner
+    yield pool
+    gc.enable()
+
+
+@pytest.mark.ringpool_only
+def test_another_thread_waits_for_the_same_garbage(crowded, background):
+    found = []
+
+    def submit():
+        return [crowded.apply_async(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) for _ in range(2)]
+
+    crowded.finalizer = lambda: found.extend(background(submit).result(LIMIT))
+    assert crowded.apply(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) == 1.0
+    assert [result.get(LIMIT) for result in found] == [1.0] * 2
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_finalizer_of_the_garbage_does_not_wait_for_it(crowded, background, others):
+    found, errors = [], []
+
+    def submit():
+        return [crowded.apply_async(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) for _ in range(others)]
+
+    def finalize():
+        found.extend(background(submit).result(LIMIT))
+        try:
+            crowded.apply(large_tasks.catch_an_error, (numpy.ones(4 << 20),))
+        except OSError as error:
+            errors.append(error.errno)  # Its traceback would keep the garbage.
+        found.append(crowded.apply_async(tasks.square, (3,)))
+        assert found[-1].get(LIMIT) == 9
+
+    crowded.finalizer = finalize
+    assert crowded.apply(large_tasks.catch_an_error, (numpy.ones(4 << 20),)) == 1.0
+    assert errors == [errno.ENOMEM] and len(found) == others + 1
+    for result in found[:-1]:
+        # Either is sound: the finalizer needs what is before it in the line.
+        result.wait(LIMIT)
+        assert result.ready()
+
+
 @pytest.mark.ringpool_only
 def test_memory_that_is_in_use_is_no_garbage(factory):
     with factory.Pool(1, arena_limit=64 << 20) as pool:
