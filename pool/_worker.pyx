@@ -388,7 +388,8 @@ cdef class Worker:
         return False
 
     cdef int encode_values(self, list values, int64_t begin) except -1:
-        """values: None if the results are in the scratch buffer already."""
+        """Results of a chunk, after the word that the dispatcher's `settle` reads: nanoseconds since `begin` << 8 | 256ths of them for
+        encoding. values: None if the results are in the scratch buffer already."""
         cdef int64_t now, took, encoding = 0
         if values is not None:
             self.scratch.clear()

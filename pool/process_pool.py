@@ -349,15 +349,12 @@ class Pool(multiprocessing.pool.Pool):
         again = self._retries if retries is None else _retry_count(retries)
         return (timeout, again) if timeout or again else None
 
-    def _prepare(self, callback, error_callback):
-        if callback is not None or error_callback is not None:
-            self._callbacks.start()
-
     def _map(self, func, iterable, star, chunksize, callback, error_callback, sync, task_timeout, retries):
         self._check_running()
         _check_chunksize(chunksize)
         limits = self._limits(task_timeout, retries)
-        self._prepare(callback, error_callback)
+        if callback is not None or error_callback is not None:
+            self._callbacks.start()
         kind = type(iterable)
         if kind is list:
             # A copy: the caller may change his list while tasks are still to be fed.
