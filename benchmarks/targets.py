@@ -53,7 +53,7 @@ TARGETS = (
     Target("map chunksize=1, small tuples", BETTER, 15, 4),
     Target("map chunksize=1, 3-key dicts", BETTER, 12, 4),
     Target("map chunksize=1, a dataclass", BETTER, 8, 4),
-    Target("map chunksize=1, a dataclass with slots", BETTER, 8, 4),
+    Target("map chunksize=1, a dataclass with a date", BETTER, 8, 4),
     Target("map default chunks, 10^6 ints", BETTER, 4, 4),
     Target("imap chunksize=1, ints", BETTER, 40, 4),
     Target("imap_unordered chunksize=1, ints", BETTER, 40, 4),

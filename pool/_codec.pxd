@@ -28,6 +28,8 @@ cdef enum:
     TAG_INSTANCE = 17
     # And of chunks:
     TAG_MIXED = 18
+    # A value:
+    TAG_SLOTTED = 19
 
 cdef class Buffer:
     cdef unsigned char *data
@@ -48,7 +50,7 @@ cdef class Buffer:
 
 cdef inline bint runs_code(unsigned char tag) noexcept:
     """True if the making of such a value may run code of the program's."""
-    return tag == TAG_PICKLE or TAG_PARTS <= tag <= TAG_MIXED
+    return tag == TAG_PICKLE or TAG_PARTS <= tag <= TAG_SLOTTED
 
 cdef Py_ssize_t simple_put(object value, unsigned char *at, Py_ssize_t room) noexcept
 cdef int append_value(Buffer into, object value, bint by_value) except -1

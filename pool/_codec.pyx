@@ -11,6 +11,7 @@ and may run whatever the objects please. `marshal` is no substitute: it turns an
 
     value   := tag [payload]            tags in _codec.pxd; integers and lengths little-endian as in memory
              | TAG_INSTANCE count size module name key* value*    count keys; size: bytes up to the first value, the tag's included
+             | TAG_SLOTTED ...          as TAG_INSTANCE, the keys being slots
     values  := TAG_TUPLE count value*   a chunk of arguments or results
              | TAG_MIXED count value*   the same, with instances among them
              | TAG_INTS int64*          all of them exact ints
@@ -89,10 +90,21 @@ cdef extern from *:
         return 1;
     }
     static inline int rp_sole_bytes(PyObject *o) { return PyBytes_CheckExact(o) && Py_REFCNT(o) == 1; }
+    /* What a slot of an instance refers to, borrowed; NULL without an error if it is empty. */
+    static inline PyObject *rp_slot(PyObject *o, PyObject *name)
+    {
+        PyObject *value = PyObject_GetAttr(o, name);
+        if (value != NULL)
+            Py_DECREF(value);
+        else
+            PyErr_Clear();
+        return value;
+    }
     static inline int rp_enter(const char *where) { return Py_EnterRecursiveCall(where) ? -1 : 0; }
     """
     bint rp_one_digit(object, long long *) noexcept
     bint rp_sole_bytes(PyObject *) noexcept
+    PyObject *rp_slot(object, object) noexcept
     int rp_enter(const char *) except -1
 
 # Containers that are longer, deeper or larger than this are pickled: pickle is quick on them, and it keeps shared objects shared.
@@ -690,37 +702,49 @@ cdef Py_ssize_t append_instance(Buffer into, object value) except -1:
     cdef Plain plain = plain_of(value)
     cdef PyObject *key
     cdef PyObject *item
+    cdef PyObject *items[SMALL]
     cdef Py_ssize_t n, size, total = 0, i = 0, pos = 0
     cdef unsigned char *at
     cdef bint known
     if plain is None:
         return 0
-    attributes = value.__dict__
-    if not PyDict_CheckExact(attributes):
-        return 0
-    n = PyDict_Size(attributes)
+    attributes = plain.slots
+    if attributes is None:
+        attributes = value.__dict__
+        if not PyDict_CheckExact(attributes):
+            return 0
+        n = PyDict_Size(attributes)
+    else:
+        n = PyTuple_GET_SIZE(attributes)
     if n > SMALL:
         return 0
     known = plain.header is not None and PyTuple_GET_SIZE(plain.keys) == n
-    while PyDict_Next(attributes, &pos, &key, &item):
-        # Attribute names are interned, as a rule.
-        known = known and PyTuple_GET_ITEM(plain.keys, i) == key
-        size = immutable_size(<object>item, 1)
+    # From here to the end nothing runs that might change the instance, if the header is known.
+    if plain.slots is None:
+        while known and PyDict_Next(attributes, &pos, &key, &item):
+            # Attribute names are interned, as a rule.
+            known = PyTuple_GET_ITEM(plain.keys, i) == key
+            items[i] = item
+            i += 1
+    if not known:
+        return append_instance(into, value) if write_header(plain, attributes) else 0
+    for i in range(n):
+        if plain.slots is not None:
+            items[i] = rp_slot(value, <object>PyTuple_GET_ITEM(attributes, i))
+            if items[i] == NULL:
+                return 0
+        size = immutable_size(<object>items[i], 1)
         total += size
         if size < 0 or total > LARGE:
             return 0
-        i += 1
-    if not known and not write_header(plain, attributes):
-        return 0
-    n = PyBytes_GET_SIZE(plain.header)
-    at = into.grow(n + total)
-    memcpy(at, PyBytes_AS_STRING(plain.header), n)
-    at += n
-    pos = 0
-    while PyDict_Next(attributes, &pos, &key, &item):
-        at = simple_write(<object>item, at)
-    into.used += n + total
-    return n + total
+    size = PyBytes_GET_SIZE(plain.header)
+    at = into.grow(size + total)
+    memcpy(at, PyBytes_AS_STRING(plain.header), size)
+    at += size
+    for i in range(n):
+        at = simple_write(<object>items[i], at)
+    into.used += size + total
+    return size + total
 
 
 cdef bint write_header(Plain plain, object attributes) except -1:
@@ -729,6 +753,7 @@ cdef bint write_header(Plain plain, object attributes) except -1:
     cdef Py_ssize_t size = 0
     cdef uint32_t total
     cdef unsigned char *at
+    cdef unsigned char tag = TAG_INSTANCE if plain.slots is None else TAG_SLOTTED
     for key in keys:
         # What pickle looks up on the instance itself begins like that.
         if type(key) is not str or key.startswith("__"):
@@ -739,7 +764,7 @@ cdef bint write_header(Plain plain, object attributes) except -1:
         return False
     header = PyBytes_FromStringAndSize(NULL, 9 + size)
     total = 9 + size
-    at = put_head(<unsigned char *>PyBytes_AS_STRING(header), TAG_INSTANCE, PyTuple_GET_SIZE(keys))
+    at = put_head(<unsigned char *>PyBytes_AS_STRING(header), tag, PyTuple_GET_SIZE(keys))
     memcpy(at, &total, 4)
     at += 4
     for word in words:
@@ -926,7 +951,7 @@ cdef object decode_at(const unsigned char **at, const unsigned char *end):
             raise damaged()
         at[0] = p + size
         return PyBytes_FromStringAndSize(<const char *>p, size)
-    if tag == TAG_INSTANCE:
+    if tag == TAG_INSTANCE or tag == TAG_SLOTTED:
         return decode_instance(at, end)
     if tag >= TAG_PICKLE or end - p < 4:
         raise damaged()
@@ -985,6 +1010,7 @@ cdef Layout layout_at(const unsigned char *at, uint32_t n, uint32_t size):
     layout.header = PyBytes_FromStringAndSize(<const char *>at, size)
     layout.module, layout.name, *keys = map(sys.intern, words)
     layout.keys = tuple(keys)
+    layout.slotted = at[0] == TAG_SLOTTED
     layouts[size % LAYOUTS] = layout
     return layout
 
@@ -1001,12 +1027,16 @@ cdef object decode_instance(const unsigned char **at, const unsigned char *end):
         raise damaged()
     layout = layout_at(p, n, size)
     instance = layout.empty()
-    attributes = {} if layout.by_setstate else instance.__dict__
     at[0] = p + size
+    if layout.slotted and not layout.by_setstate:
+        for key in layout.keys:
+            setattr(instance, key, decode_at(at, end))
+        return instance
+    attributes = {} if layout.by_setstate else instance.__dict__
     for key in layout.keys:
         attributes[key] = decode_at(at, end)
-    if layout.by_setstate:
-        instance.__setstate__(attributes)
+    if layout.by_setstate and attributes:
+        instance.__setstate__((None, attributes) if layout.slotted else attributes)
     return instance
 
 

@@ -2,8 +2,8 @@
 """Which instances can be written as the name of their class and their attributes, without pickle, and how they are made of that.
 
 An instance is plain if its class can be imported, is written in Python, and leaves to `object` how instances are made, pickled and
-unpickled: all that pickle does then is to look the class up, to make an empty instance and to fill its `__dict__`. Dataclasses are,
-as a rule.
+unpickled: all that pickle does then is to look the class up, to make an empty instance and to fill its `__dict__`, or its slots.
+Dataclasses are, as a rule.
 """
 
 import copyreg
@@ -37,7 +37,8 @@ cdef list known = [None] * PLACES
 
 @cython.final
 cdef class Plain:
-    """What is known of the instances of a class, as long as it is as it was (`version`). module: None if they are not plain."""
+    """What is known of the instances of a class, as long as it is as it was (`version`). module: None if they are not plain.
+    slots: None if their attributes are in a `__dict__`; to look one up runs no code."""
 
 
 cdef unsigned int version_of(object cls) noexcept:
@@ -61,30 +62,37 @@ cdef Plain plain_of(object value):
 
 cdef Plain learn(object value, object cls):
     cdef Plain plain = Plain.__new__(Plain)
-    if is_plain(value, cls):
-        plain.module, plain.name = cls.__module__, cls.__qualname__
+    slots = tuple(copyreg._slotnames(cls)) or None
+    if is_plain(value, cls, slots):
+        plain.module, plain.name, plain.slots = cls.__module__, cls.__qualname__, slots
     plain.cls = <void *>cls
     plain.version = version_of(cls)
     known[(<size_t>plain.cls >> 5) % PLACES] = plain
     return plain
 
 
-cdef bint is_plain(object value, object cls) except -1:
+cdef bint is_plain(object value, object cls, object slots) except -1:
     if type(cls.__module__) is not str or type(cls.__qualname__) is not str or "." in cls.__qualname__:
         return False
     for base in cls.__mro__[:-1]:
         names = type.__dict__["__dict__"].__get__(base)
-        if not OWN_WAYS.isdisjoint(names) or names.get("__slots__"):
+        if not OWN_WAYS.isdisjoint(names):
             return False
         if type(names.get("__dict__")) not in (types.NoneType, types.GetSetDescriptorType):
             return False
     try:
         # A class that is written in C and holds more than attributes refuses here.
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        attributes = value.__dict__
+        if slots is None:
+            attributes = value.__dict__
+        elif cls.__dictoffset__ or any(type(getattr(cls, name)) is not types.MemberDescriptorType for name in slots):
+            return False
+        else:
+            attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     except Exception:
         return False
-    return type(attributes) is dict and reduced == (copyreg.__newobj__, (cls,), attributes or None, None, None)
+    state = None if not attributes else attributes if slots is None else (None, attributes)
+    return type(attributes) is dict and reduced == (copyreg.__newobj__, (cls,), state, None, None)
 
 
 cdef object attribute_of(object module, object name):

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.ringpool_only
 
 PICKLE = 12
 INSTANCE = 17
+SLOTTED = 19
 
 
 class Empty:
@@ -53,6 +54,57 @@ class Frozen:
 @dataclasses.dataclass(slots=True)
 class Slots:
     x: int = 3
+
+
+@dataclasses.dataclass(slots=True, weakref_slot=True)
+class MoreSlots(Slots):
+    y: tuple = (1.5, "two")
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class FrozenSlots:
+    x: int = 3
+
+
+class PrivateSlots:
+    __slots__ = ("__x", "_y")
+
+    def __init__(self):
+        self.__x, self._y = 1, 2
+
+
+class SlotsAndDict(Slots):
+    pass
+
+
+class HiddenSlot(Slots):
+    __slots__ = ()
+    x = property(lambda self: 5, lambda self, value: None)
+
+
+class NotesSlots(Slots):
+    __slots__ = ("notes",)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name != "notes":
+            super().__setattr__("notes", getattr(self, "notes", "") + name)
+
+
+class PlainSlots:
+    __slots__ = ("x", "y")
+
+    def __init__(self):
+        self.x, self.y = 1, 2
+
+
+class NoSlots:
+    __slots__ = ()
+
+
+def without(value, name):
+    delattr(value, name)
+    return value
 
 
 class Child(Base):
@@ -178,8 +230,21 @@ PLAIN = {
     "surrogates": Base(**{"\ud800": "\udfff"}),
     "generic": Generic(x=1),
 }
-PICKLED = {
+SLOTTED_PLAIN = {
     "slots": Slots(),
+    "more slots": MoreSlots(),
+    "private slots": PrivateSlots(),
+    "slots that are noted": NotesSlots(),
+}
+PICKLED = {
+    "empty slot": without(PlainSlots(), "x"),
+    "all slots empty": without(without(PlainSlots(), "x"), "y"),
+    "no slots": NoSlots(),
+    "frozen slots": FrozenSlots(),
+    "slots and dict": SlotsAndDict(),
+    "hidden slot": HiddenSlot(),
+    "list in a slot": Slots([1]),
+    "itself in a slot": Slots(Slots()),
     "large int": Base(x=1 << 70),
     "list": Base(x=[1]),
     "one list twice": same_twice(),
@@ -214,6 +279,8 @@ def alike(one, other):
     if hasattr(one, "__dict__"):
         assert vars(one) == vars(other)
         assert list(vars(one)) == list(vars(other))
+    for name in copyreg._slotnames(type(one)):
+        assert getattr(one, name, "empty") == getattr(other, name, "empty")
     if not isinstance(one, (Base, BaseException)) and type(one).__eq__ is not object.__eq__:
         assert one == other
     return True
@@ -232,6 +299,18 @@ def travelled(value, tag):
 def test_plain_instances(value):
     for arrived in travelled(value, INSTANCE):
         assert all(name is sys.intern(name) for name in vars(arrived))
+
+
+@pytest.mark.parametrize("value", SLOTTED_PLAIN.values(), ids=SLOTTED_PLAIN)
+def test_plain_instances_with_slots(value):
+    assert len(list(travelled(value, SLOTTED))) == 3
+
+
+def test_slots_that_are_empty_by_turns():
+    for _ in range(3):
+        assert decode_bytes(encode(MoreSlots(1))) == MoreSlots(1)
+        arrived = decode_bytes(encode(without(MoreSlots(1), "y")))
+        assert arrived.x == 1 and not hasattr(arrived, "y")
 
 
 @pytest.mark.parametrize("value", PICKLED.values(), ids=PICKLED)
@@ -277,6 +356,29 @@ def test_class_that_changes(module):
     kind.__setstate__ = lambda self, state: self.__dict__.update(state, told=True)
     assert vars(decode_bytes(data)) == {"x": 1, "told": True}
     assert vars(decode_bytes(encode(value))) == {"x": 1, "told": True}
+
+
+def test_class_with_slots_that_changes(module):
+    kind = define(module, "class Kind: __slots__ = ('x', 'y')")
+    value = kind()
+    value.x = 1
+    assert encode(value)[0] == PICKLE
+    value.y = 2
+    data = encode(value)
+    assert data[0] == SLOTTED
+    kind.__setstate__ = lambda self, state: setattr(self, "x", state)
+    assert decode_bytes(data).x == (None, {"x": 1, "y": 2})
+    assert decode_bytes(encode(value)).x == (None, {"x": 1, "y": 2})
+    del kind.__setstate__
+    assert encode(value)[0] == SLOTTED
+    kind.x = property(lambda self: 7, lambda self, value: None)
+    assert encode(value)[0] == PICKLE
+    # One that has a dict by now, or other slots.
+    define(module)
+    assert vars(decode_bytes(data)) == {"x": 1, "y": 2}
+    define(module, "class Kind: __slots__ = ('x',)")
+    with pytest.raises(AttributeError):
+        decode_bytes(data)
 
 
 def test_base_class_that_changes(module):
@@ -361,8 +463,9 @@ def test_local_class():
     assert vars(decode_bytes(encode(Local(x=1), by_value=True))) == {"x": 1}
 
 
-def test_nonsense_is_an_error():
-    data = bytearray(encode(cell.Point(1, 2.0, "three")))
+@pytest.mark.parametrize("value", [cell.Point(1, 2.0, "three"), MoreSlots(1)])
+def test_nonsense_is_an_error(value):
+    data = bytearray(encode(value))
     for size in range(len(data)):
         with pytest.raises(ValueError):
             decode_bytes(bytes(data[:size]))
@@ -391,18 +494,34 @@ def test_deep_nonsense_is_an_error():
         decode_bytes(b"\x09\x01\x00\x00\x00" * 200_000 + b"\x00")
 
 
-def test_there_and_back(factory):
+@dataclasses.dataclass(slots=True)
+class SlottedPoint:
+    x: int
+    y: float
+    label: str
+
+
+def moved_slotted_point(point):
+    return SlottedPoint(point.x + 1, point.y, point.label)
+
+
+KINDS = [(cell.Point, cell.moved_point), (SlottedPoint, moved_slotted_point)]
+
+
+@pytest.mark.parametrize(("kind", "moved"), KINDS)
+def test_there_and_back(factory, kind, moved):
     pool = factory.Pool(2)
-    points = [cell.Point(number, number / 2, str(number)) for number in range(200)]
-    assert pool.map(cell.moved_point, points, 1) == [cell.moved_point(point) for point in points]
+    points = [kind(number, number / 2, str(number)) for number in range(200)]
+    assert pool.map(moved, points, 1) == [moved(point) for point in points]
     assert list(pool.imap(tasks.echo, points)) == points
     assert pool.apply(tasks.echo, (points[3],)) == points[3]
 
 
-def test_in_chunks(factory):
+@pytest.mark.parametrize(("kind", "moved"), KINDS)
+def test_in_chunks(factory, kind, moved):
     pool = factory.Pool(2)
-    points = [cell.Point(number, number / 2, str(number)) for number in range(200)]
-    assert pool.map(cell.moved_point, points, 7) == [cell.moved_point(point) for point in points]
+    points = [kind(number, number / 2, str(number)) for number in range(200)]
+    assert pool.map(moved, points, 7) == [moved(point) for point in points]
     assert list(pool.imap_unordered(tasks.echo, points[:7], 7)) == points[:7]
     mixed = [points[0], 1, None, [2], {"three": 3}, ("four", 4), points[1], b"five", 0.6]
     assert pool.map(tasks.echo, mixed, len(mixed)) == mixed
@@ -410,6 +529,7 @@ def test_in_chunks(factory):
     assert pool.map(tasks.echo, pickled, len(pickled)) == pickled
     assert pool.starmap(tasks.collect, [(points[0], 1), (points[1],)], 2) == [((points[0], 1), {}), ((points[1],), {})]
     # What came twice is one object, as pickle has it.
-    assert pool.map(tasks.mark, [points[0], points[1], points[0]], 3) == [1, 1, 2]
+    if kind is cell.Point:
+        assert pool.map(tasks.mark, [points[0], points[1], points[0]], 3) == [1, 1, 2]
     back = pool.map(tasks.echo, [points[0], points[1], points[0]], 3)
     assert back[0] is back[2] and back[0] is not back[1]

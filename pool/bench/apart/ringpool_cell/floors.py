@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[Callable[[Any], Any], Callable[[int], list[Any]]]] = {
     "3-key dicts": (tasks.moved, tasks.dicts),
     "small tuples": (tasks.swapped, tasks.tuples),
     "a dataclass": (tasks.moved_point, tasks.points),
-    "a dataclass with slots": (tasks.moved_slotted_point, tasks.slotted_points),
+    "a dataclass with a date": (tasks.moved_dated, tasks.dated),
 }
 
 SPIN = "C spin ping-pong"

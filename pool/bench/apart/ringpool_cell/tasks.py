@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 LONG_SECONDS = 0.004
@@ -20,13 +21,13 @@ class Point:
     label: str
 
 
-@dataclass(slots=True)
-class SlottedPoint:
-    """The same with slots: for what is no plain instance, pickle has to do."""
+@dataclass
+class Dated:
+    """A value that only pickle can take apart, for what it holds."""
 
     x: int
     y: float
-    label: str
+    day: date
 
 
 def inc(x: int) -> int:
@@ -53,8 +54,8 @@ def moved_point(point: Point) -> Point:
     return Point(point.x + 1, point.y, point.label)
 
 
-def moved_slotted_point(point: SlottedPoint) -> SlottedPoint:
-    return SlottedPoint(point.x + 1, point.y, point.label)
+def moved_dated(value: Dated) -> Dated:
+    return Dated(value.x + 1, value.y, value.day)
 
 
 def add(x: int, y: int) -> int:
@@ -107,8 +108,8 @@ def points(count: int) -> list[Point]:
     return [Point(number, number + 0.25, "a point") for number in range(count)]
 
 
-def slotted_points(count: int) -> list[SlottedPoint]:
-    return [SlottedPoint(number, number + 0.25, "a point") for number in range(count)]
+def dated(count: int) -> list[Dated]:
+    return [Dated(number, number + 0.25, date.fromordinal(1 + number % date.max.toordinal())) for number in range(count)]
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
