@@ -27,6 +27,7 @@ cdef class Blocks:
     cdef ResultBlock result(self, uint32_t seat, uint64_t off, uint64_t size, rp_block *of_task)
     cdef int want(self, uint32_t seat, uint64_t size, bint answer) except -1
     cdef bint results_fit(self, uint64_t size) noexcept
+    cdef bint may_keep(self, rp_block *block) noexcept
     cdef Py_ssize_t recall(self, uint32_t seat) noexcept
     cdef int recall_all(self) noexcept
     cdef int bury(self, uint32_t seat) except -1

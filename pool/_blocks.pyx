@@ -88,7 +88,6 @@ cdef class Blocks:
         """Moves the encoding into a block that was reserved, `head` bytes after its beginning. As Buffer.place."""
         cdef uint64_t backed = block.off + block.backed
         cdef int err
-        self.watch()
         err = data.place(
             &self.store.segment, block.off + head, block.off + rp_arena_touched(block.len), &backed, rp_segment_back
         )
@@ -200,6 +199,10 @@ cdef class Blocks:
         """Results that the user keeps must leave memory for tasks: a quarter of the limit."""
         cdef uint64_t limit = self.arena.limit_bytes
         return size < limit and self.arena.used_bytes + size <= limit - limit // 4
+
+    cdef bint may_keep(self, rp_block *block) noexcept:
+        """True if the result of a task that has this block may lie there: the next task as large must find memory all the same."""
+        return self.results_fit(0) and self.arena.used_bytes + block.len <= self.arena.limit_bytes
 
     cdef Py_ssize_t recall(self, uint32_t seat) noexcept:
         """Takes back what the seat has not taken. Returns how many blocks that were."""
@@ -500,6 +503,7 @@ cdef SharedObject share(Blocks blocks, object value):
     data.sharer = Fixing.__new__(Fixing)
     append_image(data, value)
     size = data.total()
+    blocks.watch()
     err = blocks.reserve(sizeof(rp_share) + size, &block)
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")

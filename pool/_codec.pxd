@@ -52,6 +52,7 @@ cdef inline bint runs_code(unsigned char tag) noexcept:
     """True if the making of such a value may run code of the program's."""
     return tag == TAG_PICKLE or TAG_PARTS <= tag <= TAG_SLOTTED
 
+cdef int copy(unsigned char *to, const unsigned char *data, Py_ssize_t size) except -1
 cdef Py_ssize_t simple_put(object value, unsigned char *at, Py_ssize_t room) noexcept
 cdef int append_value(Buffer into, object value, bint by_value) except -1
 cdef int append_values(Buffer into, object values, Py_ssize_t start, Py_ssize_t stop, bint by_value) except -1

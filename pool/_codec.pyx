@@ -209,12 +209,12 @@ cdef class Buffer:
         """As place; memory is taken as it is needed, and what belongs to nobody else is given back as it is copied: the own bytes, and
         those of the pickler's."""
         cdef rp_filling f = rp_filling(s=segment, take=take, at=to, end=to + self.total(), backed=backed[0])
-        cdef list spans = [] if self.spans is None else self.spans
-        cdef Py_ssize_t i = 0, done = 0
+        cdef Py_ssize_t i = 0, n = 0 if self.spans is None else len(self.spans), done = 0
         cdef Span span
         cdef int err = 0
-        for i in range(len(spans)):
-            span = <Span>spans[i]
+        # Nothing here is made that the garbage collector knows: a finalizer that submits would wait for memory that this has taken.
+        for i in range(n):
+            span = <Span>self.spans[i]
             err = fill(&f, self.data + done, span.at - done, True)
             if err:
                 break
@@ -226,7 +226,7 @@ cdef class Buffer:
             done = span.at
         if not err:
             err = fill(&f, self.data + done, self.used - done, True)
-            i = len(spans)
+            i = n
         backed[0] = f.backed
         if err:
             self.bring_back(&f, to, done, i)
@@ -660,10 +660,15 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
 cdef object by_value_pickler = None
 
 
-def dump_by_value(value):
-    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises."""
+def dump_by_value(value, known):
+    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises.
+
+    known: whether the worker has a class of `__main__`, a function of the class: see main_classes.py.
+    """
     file = io.BytesIO()
-    new_by_value_pickler(file, None).dump(value)
+    pickler = new_by_value_pickler(file, None)
+    pickler.known = known
+    pickler.dump(value)
     return file.getvalue()
 
 
@@ -676,7 +681,17 @@ cdef object new_by_value_pickler(object file, object buffer_callback):
     if by_value_pickler is None:
         import cloudpickle
 
+        from pool.main_classes import reduce_class
+
         class Pickler(cloudpickle.Pickler):
+            known = None
+
+            def reducer_override(self, value):
+                reduced = super().reducer_override(value)
+                if isinstance(value, type) and value.__module__ == "__main__":
+                    return reduce_class(value, reduced, None if self.known is None else self.known(value))
+                return reduced
+
             dispatch_table = collections.ChainMap(
                 {kind: reduce for kind, reduce in cloudpickle.Pickler.dispatch_table.items()
                  if kind not in (memoryview, io.TextIOWrapper)},
@@ -705,29 +720,19 @@ cdef Py_ssize_t append_instance(Buffer into, object value) except -1:
     cdef PyObject *items[SMALL]
     cdef Py_ssize_t n, size, total = 0, i = 0, pos = 0
     cdef unsigned char *at
-    cdef bint known
     if plain is None:
         return 0
-    attributes = plain.slots
-    if attributes is None:
-        attributes = value.__dict__
-        if not PyDict_CheckExact(attributes):
-            return 0
-        n = PyDict_Size(attributes)
-    else:
-        n = PyTuple_GET_SIZE(attributes)
-    if n > SMALL:
+    attributes = value.__dict__ if plain.slots is None else plain.slots
+    if plain.slots is None and not PyDict_CheckExact(attributes) or len(attributes) > SMALL:
         return 0
-    known = plain.header is not None and PyTuple_GET_SIZE(plain.keys) == n
-    # From here to the end nothing runs that might change the instance, if the header is known.
+    if not is_header_of(plain, attributes) and not (write_header(plain, attributes) and is_header_of(plain, attributes)):
+        return 0
+    # From here to the end nothing runs that might change the instance.
+    n = PyTuple_GET_SIZE(plain.keys)
     if plain.slots is None:
-        while known and PyDict_Next(attributes, &pos, &key, &item):
-            # Attribute names are interned, as a rule.
-            known = PyTuple_GET_ITEM(plain.keys, i) == key
+        while PyDict_Next(attributes, &pos, &key, &item):
             items[i] = item
             i += 1
-    if not known:
-        return append_instance(into, value) if write_header(plain, attributes) else 0
     for i in range(n):
         if plain.slots is not None:
             items[i] = rp_slot(value, <object>PyTuple_GET_ITEM(attributes, i))
@@ -745,6 +750,23 @@ cdef Py_ssize_t append_instance(Buffer into, object value) except -1:
         at = simple_write(<object>items[i], at)
     into.used += size + total
     return size + total
+
+
+cdef bint is_header_of(Plain plain, object attributes) noexcept:
+    """True if the header is for these attributes in this order. Their names are interned, as a rule."""
+    cdef PyObject *key
+    cdef Py_ssize_t i = 0, pos = 0
+    if plain.header is None:
+        return False
+    if plain.slots is not None:
+        return True
+    if PyDict_Size(attributes) != PyTuple_GET_SIZE(plain.keys):
+        return False
+    while PyDict_Next(attributes, &pos, &key, NULL):
+        if PyTuple_GET_ITEM(plain.keys, i) != key:
+            return False
+        i += 1
+    return True
 
 
 cdef bint write_header(Plain plain, object attributes) except -1:

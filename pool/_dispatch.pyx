@@ -38,7 +38,7 @@ from pool._codec cimport (TAG_FLOAT, TAG_INT, TAG_PARTS, TAG_PICKLE, TAG_RANGE, 
 from pool._csrc cimport *
 from pool._signals import call, is_interrupt
 from pool.errors import fresh
-from pool._results cimport AsyncResult, BaseSource, Call, Collector, Failure, IMapIterator, Job, MapResult, Raw, Waiter, failure_of
+from pool._results cimport AsyncResult, BaseSource, Call, Collector, Failure, IMapIterator, Job, MapResult, Raw, Unread, Waiter, failure_of
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept
@@ -76,6 +76,8 @@ cdef enum:
     RECORDS_A_PASS = 8192       # from one ring, before the others have their turn
     FUNCTIONS_KEPT = 256
     FRAME_NS = 100000           # work in a frame of adaptive size
+    PICKLED = 4                 # times that, if it is pickled: a pickle has a price of its own, both ways
+    PICKLED_MOST_NS = 12500     # tasks that are worth this: the price is nothing beside longer ones
     AHEAD_NS = 2000000          # work that adaptive frames hold ready for each worker, so that it need not wait for the parent
     FRAME_MOST = 4096           # tasks in a frame of adaptive size
     LOST_MOST = 16
@@ -85,6 +87,7 @@ cdef enum:
     LOADING_NS = 60000000000    # that importing what a call needs may take beyond its limit
     ARENA_AHEAD_BYTES = 1 << 26 # large payloads that wait for workers, beyond two tasks for each
     HEADED_LEAST = 16384        # payloads that workers may build objects on, or put their results into; of whole pages in any case
+    LETTING_GO_NS = 5000000     # for workers to drop the arguments of what they have done
     RECLAIM_NS = 1000000000     # for workers to collect garbage
     RECLAIM_LOOK_NS = 1000000   # between two looks whether they have
     COPY_BYTES = 1 << 20        # payloads that take their time to copy: larger frames would not help
@@ -172,6 +175,7 @@ cdef class Source(BaseSource):
     cdef Task stuck         # encoded, but there was no room for it
     cdef Shares shares      # parts that more than one of its tasks has
     cdef Py_ssize_t bytes   # of the last task that was encoded
+    cdef double each        # adaptive: of them, to an item
     cdef tuple again        # (item or chunk,) whose encoding a Ctrl-C broke off that was not meant for it; or None
 
 
@@ -248,7 +252,10 @@ cdef class Dispatcher(Collector):
     cdef int quiet                  # how often it did so in vain
     cdef int waiting                # threads in wait_for that do not hold the GIL
     cdef int copying                # threads that copy into the arena without the GIL
+    cdef unsigned long copier       # the last of them, as far as is known; 0: none
     cdef int settling               # the seat whose result is being taken; -1: none
+    cdef Unread unread
+    cdef bint starved               # a task waits for memory: no later one may take it
     cdef unsigned long reclaimer    # the thread that waits for what garbage holds; 0: none
     cdef bint collecting, dormant, finished, released
     cdef uint64_t collections       # how often `collect` found something
@@ -297,6 +304,7 @@ cdef class Dispatcher(Collector):
             self.arena.limit_bytes = arena_limit
             self.arena.keep_bytes = max(<uint64_t>KEEP_WARM_BYTES, self.arena.limit_bytes // 4)
         self.blocks = Blocks.__new__(Blocks, self.memory, alarm)
+        self.unread = Unread.__new__(Unread)
         self.blocks.map = &self.map
         self.blocks.quiet_bytes = QUIET_BYTES
         rp_spin_init(&self.spin)
@@ -552,7 +560,7 @@ cdef class Dispatcher(Collector):
             if task.data.others:
                 task.others = tuple(task.data.others)
             # What refers to the user's objects is copied now: he may change them.
-            if task.data.spans is not None and not self.lodge(task):
+            if task.data.spans is not None and (self.starved or not self.lodge(task)):
                 task.data.flatten()
         except BaseException as error:
             interrupt = is_interrupt(error)
@@ -577,41 +585,79 @@ cdef class Dispatcher(Collector):
     cdef bint reclaim(self, Task task) except -1:
         """Moves the payload into a block after all, if garbage is what has the memory: objects that refer to each other keep their
         blocks until a garbage collection, which nobody else has a reason to run. Waits for workers, a second at most."""
-        cdef int64_t limit
-        cdef rp_u32 bell
         if not self.arena.used_bytes or self.reclaimer:
             return False
         self.reclaimer = PyThread_get_thread_ident()
         try:
-            gc.collect()
-            if self.released or self.foreign:
-                return False
-            if self.lodge(task):
+            # The result came before the worker let go of the arguments, as a rule.
+            if self.lodge_when_given_back(task, LETTING_GO_NS):
                 return True
-            rp_parent_ask_to_clean(&self.map)
-            store32(&bell, 0)
-            limit = rp_now_ns() + RECLAIM_NS
-            while self.blocks.lent and rp_now_ns() < limit:
-                self.waiting += 1
-                with nogil:
-                    rp_bell_park(&bell, 0, RECLAIM_LOOK_NS, RP_DOORBELL_POLL)
-                self.waiting -= 1
-                if self.released or self.foreign or task.job.done:
-                    return False
+            while self.unread.copy_out():
                 if self.lodge(task):
                     return True
-            return False
+            gc.collect()
+            if self.lodge(task):
+                return True
+            if self.released or self.foreign:
+                return False
+            rp_parent_ask_to_clean(&self.map)
+            return self.lodge_when_given_back(task, RECLAIM_NS)
         finally:
             self.reclaimer = 0
             if self.backlog:
                 # What other threads left for this one: it may be about to raise.
                 self.ring()
 
+    cdef bint lodge_when_given_back(self, Task task, int64_t patience_ns) except -1:
+        cdef int64_t limit = rp_now_ns() + patience_ns
+        cdef rp_u32 bell
+        store32(&bell, 0)
+        while (self.blocks.lent or self.unread.loading) and rp_now_ns() < limit:
+            self.waiting += 1
+            with nogil:
+                rp_bell_park(&bell, 0, RECLAIM_LOOK_NS, RP_DOORBELL_POLL)
+            self.waiting -= 1
+            if self.released or self.foreign or task.job.done:
+                return False
+            if self.lodge(task):
+                return True
+        return False
+
+    cdef bint will_give_back(self) noexcept:
+        """True if tasks have memory that comes back when they are done."""
+        if not self.arena.used_bytes:
+            return False
+        # What this thread itself was copying when something was freed that submits: that will not get on before this does.
+        copying = self.copying > 1 or (self.copying and self.copier != PyThread_get_thread_ident())
+        return self.producer.outstanding or copying or self.lodged() is not None
+
+    cdef object lodged(self):
+        """The first in the backlog whose payload lies in a block, or None."""
+        cdef Task task
+        for waiting in self.pending:
+            task = <Task>waiting if type(waiting) is Task else (<Source>waiting).stuck
+            if task is not None and task.block.off:
+                return waiting
+        return None
+
+    cdef bint overtake(self) except -1:
+        """Puts what lies in a block already before the first in the backlog, which waits for memory. True if there is some, and no
+        task that is to end first."""
+        if self.released or self.producer.outstanding or self.copying:
+            return False
+        waiting = self.lodged()
+        if waiting is None:
+            return False
+        self.pending.remove(waiting)
+        self.pending.appendleft(waiting)
+        return True
+
     cdef bint lodge(self, Task task) except -1:
         """Moves the payload into a block; False if there is no memory for one now."""
         cdef Py_ssize_t total = task.data.total(), head = 0
         cdef rp_block block
         cdef rp_head *at
+        cdef unsigned long before = self.copier
         if self.released or self.foreign:
             return False
         if total >= HEADED_LEAST or task.others is not None:
@@ -619,6 +665,7 @@ cdef class Dispatcher(Collector):
         if self.blocks.reserve(head + total, &block):
             return False
         self.copying += 1
+        self.copier = PyThread_get_thread_ident()
         try:
             if self.blocks.fill(&block, task.data, head):
                 rp_arena_free(self.arena, &block)
@@ -627,12 +674,14 @@ cdef class Dispatcher(Collector):
                 at = <rp_head *>(self.map.base + block.off)
                 note32(&at.released, 0)
                 at.keep = task.job.retries > 0
-                at.room = 0 if at.keep else block.backed - RP_HEAD
+                # Where its result may lie, which the user may keep.
+                at.room = block.backed - RP_HEAD if not at.keep and self.blocks.may_keep(&block) else 0
         except BaseException:
             rp_arena_free(self.arena, &block)
             raise
         finally:
             self.copying -= 1
+            self.copier = before if self.copying else 0
         task.data = None
         task.block = block
         task.headed = head > 0
@@ -649,6 +698,7 @@ cdef class Dispatcher(Collector):
         if self.ended is not None:
             task.job.abort(self.ended)
         if task.job.done:
+            self.starved = self.starved and task.data is None
             self.task_bytes -= task.charge
             task.charge = 0
             rp_arena_free(self.arena, &task.block)
@@ -662,16 +712,22 @@ cdef class Dispatcher(Collector):
         if task.data is not None and task.data.total() > RP_INLINE:
             if self.crowded(task.data.total()):
                 return False
+            if self.reclaimer and self.reclaimer != PyThread_get_thread_ident():
+                # That thread waits for memory, and goes on with the backlog. Its own tasks cannot wait: they come from finalizers of
+                # the garbage.
+                return False
             if not self.lodge(task):
-                if self.arena.used_bytes and self.producer.outstanding:
-                    return False
-                if self.reclaimer and self.reclaimer != PyThread_get_thread_ident():
-                    # That thread goes on with the backlog. Its own tasks cannot wait: they come from finalizers of the garbage.
+                self.starved = True
+                if self.will_give_back():
                     return False
                 if not self.reclaim(task):
+                    if self.will_give_back():
+                        return False
+                    self.starved = False
                     if not task.job.done:
                         task.job.place(task.index, task.count, failure_of(self.no_memory(task.data.total())))
                     return True
+            self.starved = False
             if task.job.done or self.ended is not None:
                 return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
@@ -718,10 +774,12 @@ cdef class Dispatcher(Collector):
                     # Also when an interrupt ends this: no task may be left while a worker is parked.
                     if not self.released:
                         rp_producer_kick(&self.producer)
-            if not done:
+            if not done and not (self.starved and self.overtake()):
                 break
         if not self.released:
             rp_producer_kick(&self.producer)
+            # Not where blocks are taken: this runs Python, and no task is in anybody's hands here.
+            self.blocks.watch()
         self.announce()
         return 0
 
@@ -939,11 +997,13 @@ cdef class Dispatcher(Collector):
 
     cdef Py_ssize_t frame_size(self, Source source) noexcept:
         """Small until tasks prove cheap, then about FRAME_NS of work, and smaller again towards the end (guided)."""
-        cdef Py_ssize_t n, share
+        cdef Py_ssize_t n, share, times = 1
         cdef double dear_ns
         if source.cost_ns < 0:
             return 1
-        n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
+        if source.pickle_ns and source.cost_ns < PICKLED_MOST_NS:
+            times = PICKLED
+        n = <Py_ssize_t>(times * FRAME_NS / (source.cost_ns + 1.0)) + 1
         # Worth looking at: it takes its time, and a good part of what the whole frame takes.
         dear_ns = max(FRAME_NS / 2, source.frame_ns / 4)
         if (source.pickle_ns > dear_ns and (source.bytes < COPY_BYTES or may_share(&source.arguments))
@@ -951,11 +1011,15 @@ cdef class Dispatcher(Collector):
             # In a larger frame, what its items share is pickled once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
+        if source.each > 0:
+            # One by one they may fit the arena.
+            n = min(n, <Py_ssize_t>(self.arena.limit_bytes / (4 * source.each)))
         share = source.left // (2 * <Py_ssize_t>self.workers)
         source.chunk = max(n, 1)
         return max(1, min(n, share))
 
     cdef void weigh_frame(self, Source source, Py_ssize_t n) noexcept:
+        source.each = source.bytes / <double>n
         source.pickle_ns = 0 if source.stuck is None else source.stuck.pickle_ns
         if source.pickle_ns:
             weigh(&source.arguments, n, source.bytes)
@@ -1290,6 +1354,7 @@ cdef class Dispatcher(Collector):
         length[0] = words[1]
         raw = Raw.__new__(Raw)
         raw.block = block
+        self.unread.add(raw)
         raw.count = entry.count if entry.count else -1
         return raw
 

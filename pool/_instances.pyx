@@ -24,6 +24,21 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *, object) except? NULL
     PyTypeObject *Py_TYPE(object) noexcept
 
+cdef extern from *:
+    """
+    /* cls.__new__(cls), as pickle does it: what the metaclass has to say of it is not asked. */
+    static inline PyObject *rp_new_instance(PyObject *cls, PyObject *nothing)
+    {
+        newfunc make = PyType_Check(cls) ? ((PyTypeObject *)cls)->tp_new : NULL;
+        if (make != NULL)
+            return make((PyTypeObject *)cls, nothing, NULL);
+        PyErr_Format(PyExc_TypeError, "cannot create '%.100s' instances", PyType_Check(cls) ? ((PyTypeObject *)cls)->tp_name
+                                                                                           : Py_TYPE(cls)->tp_name);
+        return NULL;
+    }
+    """
+    object rp_new_instance(object, object)
+
 # A class with one of these has a way of its own.
 cdef frozenset OWN_WAYS = frozenset([
     "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
@@ -62,8 +77,10 @@ cdef Plain plain_of(object value):
 
 cdef Plain learn(object value, object cls):
     cdef Plain plain = Plain.__new__(Plain)
-    slots = tuple(copyreg._slotnames(cls)) or None
-    if is_plain(value, cls, slots):
+    # One that a subclass has again is there once for each.
+    slots = tuple(dict.fromkeys(copyreg._slotnames(cls))) or None
+    # A class that changes all the time is out of versions: nothing can be known of it.
+    if is_plain(value, cls, slots) and version_of(cls):
         plain.module, plain.name, plain.slots = cls.__module__, cls.__qualname__, slots
     plain.cls = <void *>cls
     plain.version = version_of(cls)
@@ -107,12 +124,13 @@ cdef class Layout:
 
     cdef object empty(self):
         """A new instance without attributes, made as pickle makes one."""
-        cdef object cls = attribute_of(self.module, self.name)
+        cls = attribute_of(self.module, self.name)
         if not isinstance(cls, type):
             # Imports the module if need be, and raises what unpickling raises.
             cls = pickle.Unpickler(io.BytesIO(), fix_imports=False).find_class(self.module, self.name)
+        instance = rp_new_instance(cls, ())
         if self.cls != <void *>cls or self.version != version_of(cls) or self.version == 0:
-            self.by_setstate = hasattr(cls, "__setstate__")
+            self.by_setstate = hasattr(instance, "__setstate__")
             self.cls = <void *>cls
             self.version = version_of(cls)
-        return cls.__new__(cls)
+        return instance

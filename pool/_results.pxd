@@ -6,11 +6,23 @@ from libc.stdint cimport int64_t
 from pool._buffers cimport Holder
 
 
+cdef class Unread:
+    cdef void *first             # Raws, each removed before it dies
+    cdef void *last
+    cdef int loading             # threads that make values of results in blocks
+    cdef int add(self, Raw raw) except -1
+    cdef int remove(self, Raw raw) noexcept
+    cdef bint copy_out(self) except -1
+
 cdef class Raw:
     cdef bytes data
     cdef Holder block            # where it lies, if data is None
     cdef Py_ssize_t count
+    cdef Unread among            # None: it is not, or not any more
+    cdef void *before            # there
+    cdef void *after
     cdef object load(self)
+    cdef object load_from(self, Holder block)
 
 cdef class Failure:
     cdef bytes data

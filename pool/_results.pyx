@@ -19,7 +19,7 @@ from multiprocessing.pool import IMapUnorderedIterator as StdlibIMapUnorderedIte
 from multiprocessing.pool import MapResult as StdlibMapResult
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
@@ -27,7 +27,7 @@ from libc.stdint cimport int64_t
 import pickle
 
 from pool._buffers cimport Holder, load_parts
-from pool._codec cimport TAG_PARTS, decode, decode_apart, decode_values
+from pool._codec cimport TAG_PARTS, copy, decode, decode_apart, decode_values
 from pool._signals import is_interrupt
 from pool.errors import fresh
 
@@ -51,24 +51,83 @@ cdef extern from *:
 
 @cython.final
 @cython.no_gc
+cdef class Unread:
+    """The results that lie in blocks and that nobody has asked for yet, from the oldest on."""
+
+    cdef int add(self, Raw raw) except -1:
+        raw.among = self
+        raw.before = self.last
+        raw.after = NULL
+        if self.last == NULL:
+            self.first = <void *>raw
+        else:
+            (<Raw>self.last).after = <void *>raw
+        self.last = <void *>raw
+        return 0
+
+    cdef int remove(self, Raw raw) noexcept:
+        if raw.before == NULL:
+            self.first = raw.after
+        else:
+            (<Raw>raw.before).after = raw.after
+        if raw.after == NULL:
+            self.last = raw.before
+        else:
+            (<Raw>raw.after).before = raw.before
+        raw.among = None
+        return 0
+
+    cdef bint copy_out(self) except -1:
+        """Moves the oldest of them out of its block. False: there is none."""
+        cdef Raw raw
+        cdef Holder block
+        cdef bytes data
+        if self.first == NULL:
+            return False
+        raw = <Raw>self.first
+        block = raw.block
+        data = PyBytes_FromStringAndSize(NULL, block.size)
+        self.remove(raw)
+        copy(<unsigned char *>PyBytes_AS_STRING(data), block.data, block.size)
+        raw.data = data
+        raw.block = None
+        return True
+
+
+@cython.final
+@cython.no_gc
 @cython.freelist(64)
 cdef class Raw:
     """The bytes of a result that nobody has asked for yet, or the block where it lies. count: values in it if it is a chunk,
     else -1."""
 
+    def __dealloc__(self):
+        if self.among is not None:
+            self.among.remove(self)
+
     cdef object load(self):
         cdef const unsigned char *at
-        cdef Holder block = self.block
-        if block is not None:
-            at = block.data
-            if at[0] == TAG_PARTS:
-                value = load_parts(at, block.size, block)
-                return value if self.count < 0 else list(value)
-            return decode_values(at, block.size) if self.count >= 0 else decode_apart(at, block.size)
-        at = <const unsigned char *>PyBytes_AS_STRING(self.data)
-        if self.count >= 0:
-            return decode_values(at, PyBytes_GET_SIZE(self.data))
-        return decode(at, PyBytes_GET_SIZE(self.data))
+        cdef Unread among = self.among
+        if self.block is None:
+            at = <const unsigned char *>PyBytes_AS_STRING(self.data)
+            if self.count >= 0:
+                return decode_values(at, PyBytes_GET_SIZE(self.data))
+            return decode(at, PyBytes_GET_SIZE(self.data))
+        if among is None:
+            return self.load_from(self.block)
+        # From here on objects may lie on the block.
+        among.remove(self)
+        among.loading += 1
+        try:
+            return self.load_from(self.block)
+        finally:
+            among.loading -= 1
+
+    cdef object load_from(self, Holder block):
+        if block.data[0] == TAG_PARTS:
+            value = load_parts(block.data, block.size, block)
+            return value if self.count < 0 else list(value)
+        return decode_values(block.data, block.size) if self.count >= 0 else decode_apart(block.data, block.size)
 
 
 @cython.final

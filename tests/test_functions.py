@@ -400,3 +400,87 @@ def test_lambda_sees_what_the_initializer_set(script):
     program = script(INITIALIZED)
     assert program.wait(LIMIT) == 0, program.err
     assert program.out == "[(0, 5), (1, 5)] [(0, 5), (1, 5)]\n[7, 8]\n[8, 9]\n"
+
+
+CLASSES = """
+import dataclasses
+import enum
+import sys
+from implementations import Implementation
+
+class Plain:
+    limit = 3
+
+    def __init__(self, a):
+        self.a = a
+
+    def doubled(self):
+        return self.a * 2 if self.a in {1, 2, 3} else None
+
+# By value, slots are none.
+@dataclasses.dataclass(slots=sys.argv[0].endswith(".py"))
+class Slotted:
+    a: int
+
+class Colour(enum.Enum):
+    RED = 1
+
+    class Inner:
+        pass
+
+class Outer:
+    class Inner:
+        pass
+
+INSTANCE = Plain(1)
+KINDS = [Plain, Slotted, Colour, Outer.Inner, Plain]
+
+def known(value):
+    return isinstance(INSTANCE, Plain), isinstance(value, Slotted), Colour.RED is Colour(1)
+
+def echo(value):
+    return value
+
+def call(function):
+    return function()
+
+def maker(kind):
+    return lambda value: kind(value)
+
+if __name__ == "__main__":
+    pool = Implementation.named(sys.argv[1]).Pool(1)
+    Plain.limit += 1
+    assert pool.apply(lambda x: (Plain, Slotted, Colour, Outer.Inner, INSTANCE, KINDS) and x, (1,)) == 1
+    assert pool.apply(known, (Slotted(3),)) == (True, True, True)
+    assert pool.apply(echo, (Slotted(3),)) == Slotted(3)
+    assert pool.apply(lambda x: Slotted(x), (3,)) == Slotted(3)
+    assert pool.apply(lambda x: Plain(x), (3,)).doubled() == 6
+    assert pool.apply(lambda x: isinstance(x, Plain), (INSTANCE,))
+    assert pool.apply(lambda: isinstance(INSTANCE, Plain) and isinstance(INSTANCE, KINDS[-1]))
+    assert pool.apply(lambda: type(Outer.Inner()) is KINDS[3])
+    assert pool.apply(lambda: Colour.RED is KINDS[2](1) and Colour.RED) is Colour.RED
+    assert pool.apply(maker(Plain), (2,)).a == 2
+    assert pool.apply((lambda kind: lambda x: isinstance(x, kind))(Slotted), (Slotted(1),))
+    assert pool.apply(call, (lambda: Slotted is KINDS[1],))
+
+    class Plain:
+        def __init__(self, a):
+            self.b = a
+
+    assert pool.apply(lambda x: Plain(x), (3,)).b == 3
+
+    class Late:
+        pass
+
+    assert type(pool.apply(lambda: Late())) is Late
+    assert pool.apply(lambda x: isinstance(x, Late), (Late(),))
+    pool.close()
+    pool.join()
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("how", ["file", "command", "stdin"])
+def test_classes_that_lambdas_of_a_script_know(script, how):
+    check_script(script, CLASSES, how)

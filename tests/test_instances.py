@@ -98,6 +98,36 @@ class PlainSlots:
         self.x, self.y = 1, 2
 
 
+class Talkative(type):
+    """Has an answer to whatever a class is asked for."""
+
+    def __getattr__(cls, name):
+        return name
+
+
+class Silent(type):
+    def __getattribute__(cls, name):
+        if name == "__new__":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class OfTalkative(Base, metaclass=Talkative):
+    pass
+
+
+class OfSilent(Base, metaclass=Silent):
+    pass
+
+
+class SlotsTwice(PlainSlots):
+    __slots__ = ("x",)
+
+    def __setattr__(self, name, value):
+        assert not hasattr(self, name), "once only"
+        super().__setattr__(name, value)
+
+
 class NoSlots:
     __slots__ = ()
 
@@ -229,12 +259,15 @@ PLAIN = {
     "scalars": Base(a=None, b=True, c=1 << 60, d=-1.5, e="", f=b"", g=()),
     "surrogates": Base(**{"\ud800": "\udfff"}),
     "generic": Generic(x=1),
+    "talkative class": OfTalkative(x=1),
+    "silent class": OfSilent(x=1),
 }
 SLOTTED_PLAIN = {
     "slots": Slots(),
     "more slots": MoreSlots(),
     "private slots": PrivateSlots(),
     "slots that are noted": NotesSlots(),
+    "slot that is there twice": SlotsTwice(),
 }
 PICKLED = {
     "empty slot": without(PlainSlots(), "x"),
@@ -356,6 +389,17 @@ def test_class_that_changes(module):
     kind.__setstate__ = lambda self, state: self.__dict__.update(state, told=True)
     assert vars(decode_bytes(data)) == {"x": 1, "told": True}
     assert vars(decode_bytes(encode(value))) == {"x": 1, "told": True}
+
+
+@pytest.mark.parametrize("text", ["class Kind: pass", "class Kind: __slots__ = ('x',)"])
+def test_class_that_changes_all_the_time(module, text):
+    # Python has only so many versions for a class.
+    kind = define(module, text)
+    for number in range(3000):
+        kind.made = number
+        value = kind()
+        value.x = number
+        assert decode_bytes(encode(value)).x == number
 
 
 def test_class_with_slots_that_changes(module):
