@@ -815,7 +815,10 @@ cdef class Dispatcher(Collector):
                 if is_interrupt(error):
                     raise
                 # The iterator itself.
-                source.job.place(source.next, 1, failure_of(error))
+                if iterator is None:
+                    source.job.place(source.next, 1, failure_of(error))
+                else:
+                    iterator.break_off(source.next, failure_of(error))
                 source.next += 1
                 fed = 2
             if fed and iterator is not None and fed != 2:

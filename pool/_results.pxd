@@ -119,11 +119,14 @@ cdef class IMapIterator(Job):
     cdef readonly Py_ssize_t buffersize  # 0: no limit
     cdef bint limited            # the iterable waits for next() to make room
     cdef bint unordered
+    cdef object final            # unordered: the outcome that comes after all others, or None
+    cdef int break_off(self, Py_ssize_t index, object outcome) noexcept
     cdef object following(self, double timeout)
     cdef object taken(self)
     cdef IMapIterator handle(self)
     cdef int enlarge(self, Py_ssize_t at) noexcept
     cdef int set_length(self, Py_ssize_t length) noexcept
+    cdef int look_for_end(self) noexcept
     cdef bint may_submit(self) noexcept
 
 cdef class IMapUnorderedIterator(IMapIterator):

@@ -379,7 +379,7 @@ cdef class Collector:
                 i += 1
         except BaseException as error:
             # At its place in the order, and not as the worker's: the iterable failed, or its place in the pool is gone.
-            job.place(i, 0, failure_of(error))
+            job.break_off(i, failure_of(error))
             i += 1
         job.set_length(i)
         self.submitted(False)
@@ -780,6 +780,9 @@ cdef class IMapIterator(Job):
             if type(outcome) is Raw and is_interrupt(error):
                 # The caller's own, who may ask again.
                 self.back.append(outcome)
+            elif isinstance(error, StopIteration):
+                # Raised by an argument or a result that was pickled or unpickled. It would pass for the end.
+                raise RuntimeError("task raised StopIteration") from error
             raise
         return outcome
 
@@ -826,8 +829,22 @@ cdef class IMapIterator(Job):
         self.items[at & (self.room - 1)] = outcome
         self.placed += 1
         self.collector.news = True
+        return self.look_for_end()
+
+    cdef int break_off(self, Py_ssize_t index, object outcome) noexcept:
+        """The iterable failed instead of giving an item `index`; set_length follows. Also of results as they complete, the error must
+        be the last: whoever sees it leaves his loop."""
+        if not self.unordered:
+            return self.place(index, 0, outcome)
+        self.final = outcome
+        return 0
+
+    cdef int look_for_end(self) noexcept:
+        if self.final is not None and self.placed == self.length - 1:
+            outcome, self.final = self.final, None
+            return self.place(self.placed, 0, outcome)
         if self.placed == self.length:
-            self.finish()
+            return self.finish()
         return 0
 
     cdef int enlarge(self, Py_ssize_t at) noexcept:
@@ -850,8 +867,7 @@ cdef class IMapIterator(Job):
         if self.length < 0 and not self.done:
             self.length = length
             self.collector.news = True
-            if self.placed == length:
-                self.finish()
+            return self.look_for_end()
         return 0
 
 

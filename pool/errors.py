@@ -3,8 +3,14 @@
 import copy
 import multiprocessing
 import signal
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except RuntimeError:
+    # It cannot be imported any more after the main thread's end; a program's first pool can still be made. Nobody knows it by this
+    # name then.
+    from concurrent.futures import BrokenExecutor as BrokenProcessPool
 
 __all__ = ["MaybeEncodingError", "PoolTerminatedError", "RemoteTraceback", "TaskTimeoutError", "WorkerLostError"]
 

@@ -840,6 +840,33 @@ def nap(seconds):
     return seconds
 
 
+def echo_later(value):
+    time.sleep(0.01)
+    return value
+
+
+class StopsWhenPickled:
+    def __reduce__(self):
+        raise StopIteration
+
+
+class StopsWhenUnpickled:
+    """Raises StopIteration when it is unpickled, here or in another process."""
+
+    def __init__(self, here, pid=None):
+        self.here = here
+        self.pid = pid or os.getpid()
+
+    def __reduce__(self):
+        return _load_or_stop, (self.here, self.pid)
+
+
+def _load_or_stop(here, pid):
+    if here == (os.getpid() == pid):
+        raise StopIteration
+    return StopsWhenUnpickled(here, pid)
+
+
 def _load_slowly(seconds):
     time.sleep(seconds)
     return 7

@@ -810,6 +810,58 @@ def test_a_finalizer_of_the_garbage_does_not_wait_for_it(crowded, background, ot
         assert result.ready()
 
 
+LIMITED = 4 << 20
+MANY_CALLS = {
+    "map": lambda pool, call, values: pool.map(call, values),
+    "map one by one": lambda pool, call, values: pool.map(call, values, 1),
+    "map of an iterator": lambda pool, call, values: pool.map_async(call, iter(values)).get(LIMIT),
+    "imap": lambda pool, call, values: list(pool.imap(call, values)),
+    "imap of an iterator": lambda pool, call, values: list(pool.imap(call, iter(values))),
+    "imap_unordered of an iterator": lambda pool, call, values: list(pool.imap_unordered(call, iter(values))),
+    "apply_async": lambda pool, call, values: [
+        result.get(LIMIT) for result in [pool.apply_async(call, (value,)) for value in values]
+    ],
+    "several maps": lambda pool, call, values: [
+        value for result in [pool.map_async(call, values[i : i + 2], 1) for i in range(0, 12, 2)] for value in result.get(LIMIT)
+    ],
+}
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("call", MANY_CALLS.values(), ids=MANY_CALLS.keys())
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.6, 0.9])
+def test_all_that_fits_one_by_one_is_served(factory, call, share):
+    size = int(LIMITED * share)
+    text = bytes(size)
+    arrays = [numpy.full(size // 8, float(number)) for number in range(12)]
+    with factory.Pool(2, arena_limit=LIMITED) as pool:
+        assert call(pool, len, [text] * 12) == [size] * 12
+        assert call(pool, tasks.echo, [text] * 12) == [text] * 12
+        assert sorted(array[-1] for array in call(pool, large_tasks.double, arrays)) == [2.0 * number for number in range(12)]
+        assert sorted(array[-1] for array in call(pool, tasks.echo, arrays)) == list(range(12))
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.9])
+def test_threads_wait_for_memory_in_turn(factory, background, share):
+    text = bytes(int(LIMITED * share))
+    with factory.Pool(2, arena_limit=LIMITED) as pool:
+
+        def use(number):
+            for k in range(8):
+                if (k + number) % 3 == 0:
+                    assert pool.apply(tasks.echo, (text,)) == text
+                elif (k + number) % 3 == 1:
+                    assert pool.map(len, [text] * 3) == [len(text)] * 3
+                else:
+                    assert list(pool.imap_unordered(tasks.echo, [text] * 3)) == [text] * 3
+
+        for future in [background(use, number) for number in range(5)]:
+            future.result(LIMIT)
+
+
 @pytest.mark.ringpool_only
 def test_memory_that_is_in_use_is_no_garbage(factory):
     with factory.Pool(1, arena_limit=64 << 20) as pool:

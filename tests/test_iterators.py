@@ -424,6 +424,32 @@ def test_stop_iteration_in_one_item_of_imap_leaves_the_others(shared_pool):
 
 
 @pytest.mark.ringpool_only
+@pytest.mark.start_methods(*START_METHODS)
+@pytest.mark.parametrize("value", [tasks.StopsWhenPickled(), tasks.StopsWhenUnpickled(False), tasks.StopsWhenUnpickled(True)],
+                         ids=["argument here", "argument there", "result"])
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_stop_iteration_from_pickling_is_no_end(shared_pool, call, value):
+    outcomes = drain(getattr(shared_pool, call)(tasks.echo, [0, value, 2, 3]))
+    assert sorted(map(str, outcomes)) == ["0", "2", "3", str(RuntimeError)]
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.parametrize("chunksize", [1, 4])
+@pytest.mark.parametrize("buffersize", [None, 3])
+def test_error_of_the_iterable_is_the_last_that_imap_unordered_gives(shared_pool, chunksize, buffersize):
+    def items():
+        yield from range(20)
+        raise ValueError("in the iterable")
+
+    for function in (tasks.echo, tasks.echo_later):
+        values = []
+        with pytest.raises(ValueError, match="in the iterable"):
+            for value in shared_pool.imap_unordered(function, items(), chunksize, buffersize=buffersize):
+                values.append(value)
+        assert sorted(values) == list(range(20))
+
+
+@pytest.mark.ringpool_only
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("call", ["imap", "imap_unordered"])
 def test_base_exception_of_the_iterable_is_delivered(shared_pool, call, error):
@@ -434,8 +460,7 @@ def test_base_exception_of_the_iterable_is_delivered(shared_pool, call, error):
     with pytest.raises(error, match="in the iterable"):
         for value in iterator:
             values.append(value)
-    if call == "imap":
-        assert values == [0, 1]
+    assert sorted(values) == [0, 1]
     assert shared_pool.map(tasks.square, range(10)) == [value**2 for value in range(10)]
 
 

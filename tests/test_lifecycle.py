@@ -678,6 +678,38 @@ def test_pool_made_by_an_exit_handler(script, end):
     wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
 
 
+FIRST_POOL = """
+import atexit
+import sys
+import threading
+import time
+
+from implementations import Implementation
+
+import tasks
+
+def use():
+    with Implementation.named(sys.argv[1]).Pool(2) as pool:
+        print(pool.map(tasks.square, range(4)), flush=True)
+
+def use_later():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    use()
+
+if __name__ == "__main__":
+    {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["threading.Thread(target=use_later).start()", "atexit.register(use)"], ids=["thread", "exit function"])
+def test_first_pool_of_a_program_that_has_ended(script, end):
+    program = script(FIRST_POOL.format(end=end))
+    assert program.wait(LIMIT) == 0, program.err
+    assert program.out == "[0, 1, 4, 9]\n"
+    wait_until(lambda: not program.survivors(), LIMIT, "workers are gone")
+
+
 @pytest.mark.ringpool_only
 def test_main_ends_while_a_daemon_thread_maps(script):
     body = """
