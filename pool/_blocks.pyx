@@ -503,7 +503,6 @@ cdef SharedObject share(Blocks blocks, object value):
     data.sharer = Fixing.__new__(Fixing)
     append_image(data, value)
     size = data.total()
-    blocks.watch()
     err = blocks.reserve(sizeof(rp_share) + size, &block)
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")
@@ -511,6 +510,7 @@ cdef SharedObject share(Blocks blocks, object value):
     made.store = blocks.store
     made.blocks = blocks
     made.block = block
+    blocks.watch()
     err = blocks.fill(&made.block, data, sizeof(rp_share))
     if err:
         raise OSError(-err, f"no shared memory for an object of {size:,} bytes: {os.strerror(-err)}")

@@ -76,8 +76,6 @@ cdef enum:
     RECORDS_A_PASS = 8192       # from one ring, before the others have their turn
     FUNCTIONS_KEPT = 256
     FRAME_NS = 100000           # work in a frame of adaptive size
-    PICKLED = 4                 # times that, if it is pickled: a pickle has a price of its own, both ways
-    PICKLED_MOST_NS = 12500     # tasks that are worth this: the price is nothing beside longer ones
     AHEAD_NS = 2000000          # work that adaptive frames hold ready for each worker, so that it need not wait for the parent
     FRAME_MOST = 4096           # tasks in a frame of adaptive size
     LOST_MOST = 16
@@ -1000,13 +998,11 @@ cdef class Dispatcher(Collector):
 
     cdef Py_ssize_t frame_size(self, Source source) noexcept:
         """Small until tasks prove cheap, then about FRAME_NS of work, and smaller again towards the end (guided)."""
-        cdef Py_ssize_t n, share, times = 1
+        cdef Py_ssize_t n, share
         cdef double dear_ns
         if source.cost_ns < 0:
             return 1
-        if source.pickle_ns and source.cost_ns < PICKLED_MOST_NS:
-            times = PICKLED
-        n = <Py_ssize_t>(times * FRAME_NS / (source.cost_ns + 1.0)) + 1
+        n = <Py_ssize_t>(FRAME_NS / (source.cost_ns + 1.0)) + 1
         # Worth looking at: it takes its time, and a good part of what the whole frame takes.
         dear_ns = max(FRAME_NS / 2, source.frame_ns / 4)
         if (source.pickle_ns > dear_ns and (source.bytes < COPY_BYTES or may_share(&source.arguments))
