@@ -19,25 +19,32 @@ def reduce_class(cls, reduced, known):
     reduced: what cloudpickle would write. known: True, the worker has this very class; False, it has not; None, it may have one of
     this name, and takes it if it is the same by its functions.
     """
-    if known is False or not isinstance(reduced, tuple) or len(reduced) != 6 or _find("__main__", cls.__qualname__) is not cls:
+    if known is False or not isinstance(reduced, tuple) or len(reduced) != 6 or _find(cls.__qualname__) is not cls:
         return reduced
     if known:
-        return _find, ("__main__", cls.__qualname__)
+        return _own, (cls.__qualname__,)
     make, arguments, state, _, _, set_state = reduced
     return _make, (cls.__qualname__, _fingerprint(cls), make, arguments), (set_state, state), None, None, _set_state
 
 
-def _find(module, qualname):
-    """The class, or None."""
+def _find(qualname):
+    """The class of `__main__`, or None."""
     try:
-        found = functools.reduce(getattr, qualname.split("."), sys.modules[module])
+        found = functools.reduce(getattr, qualname.split("."), sys.modules["__main__"])
     except (AttributeError, KeyError):
         return None
     return found if isinstance(found, type) else None
 
 
+def _own(qualname):
+    found = _find(qualname)
+    if found is None:
+        raise AttributeError(f"the worker's __main__ has no class {qualname} any more")
+    return found
+
+
 def _make(qualname, fingerprint, make, arguments):
-    own = _find("__main__", qualname)
+    own = _find(qualname)
     if own is not None and own not in _copies and _fingerprint(own) == fingerprint:
         return own
     made = make(*arguments)
