@@ -15,6 +15,7 @@ cdef class Blocks:
     cdef set open                # Shares: shared objects whose memory is not free
     cdef list closing            # those of them that were released
     cdef dict granted            # per seat: blocks that it was offered or has taken
+    cdef bint starved            # a task waits for memory: neither later ones nor results may take it
     cdef uint64_t number         # of the last offer
     cdef uint64_t quiet_bytes    # of memory that blocks may have while nothing goes on
     cdef int64_t active_at
@@ -30,6 +31,7 @@ cdef class Blocks:
     cdef bint may_keep(self, rp_block *block) noexcept
     cdef Py_ssize_t recall(self, uint32_t seat) noexcept
     cdef int recall_all(self) noexcept
+    cdef uint64_t taken_bytes(self) noexcept
     cdef int bury(self, uint32_t seat) except -1
     cdef int watch(self) except -1
     cdef int end(self) except -1

@@ -176,7 +176,7 @@ cdef class Blocks:
             grants = self.granted[seat] = []
         if len(grants) >= GRANTS_MOST and answer:
             self.recall(seat)
-        if len(grants) < GRANTS_MOST and self.results_fit(size):
+        if len(grants) < GRANTS_MOST and not self.starved and self.results_fit(size):
             grant = Grant.__new__(Grant)
             if self.reserve(size, &grant.block) == 0:
                 self.number += 1
@@ -223,6 +223,14 @@ cdef class Blocks:
         for seat in self.granted:
             self.recall(seat)
         return 0
+
+    cdef uint64_t taken_bytes(self) noexcept:
+        """In blocks that workers put results into, once recall_all() has been there."""
+        cdef uint64_t n = 0
+        for grants in self.granted.values():
+            for grant in <list>grants:
+                n += rp_block_charge(&(<Grant>grant).block)
+        return n
 
     cdef int bury(self, uint32_t seat) except -1:
         """The worker in this seat is dead: what it had is free."""

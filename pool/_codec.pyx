@@ -660,15 +660,10 @@ cdef int append_stream(Buffer into, Buffer stream, bint whole) except -1:
 cdef object by_value_pickler = None
 
 
-def dump_by_value(value, known):
-    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises.
-
-    known: whether the worker has a class of `__main__`, a function of the class: see main_classes.py.
-    """
+def dump_by_value(value):
+    """The pickle of a value, as bytes, with the functions and classes that are not importable. Raises what pickling raises."""
     file = io.BytesIO()
-    pickler = new_by_value_pickler(file, None)
-    pickler.known = known
-    pickler.dump(value)
+    new_by_value_pickler(file, None).dump(value)
     return file.getvalue()
 
 
@@ -684,13 +679,9 @@ cdef object new_by_value_pickler(object file, object buffer_callback):
         from pool.main_classes import reduce_class
 
         class Pickler(cloudpickle.Pickler):
-            known = None
-
             def reducer_override(self, value):
                 reduced = super().reducer_override(value)
-                if isinstance(value, type) and value.__module__ == "__main__":
-                    return reduce_class(value, reduced, None if self.known is None else self.known(value))
-                return reduced
+                return reduce_class(value, reduced) if isinstance(value, type) and value.__module__ == "__main__" else reduced
 
             dispatch_table = collections.ChainMap(
                 {kind: reduce for kind, reduce in cloudpickle.Pickler.dispatch_table.items()

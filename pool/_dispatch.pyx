@@ -249,11 +249,9 @@ cdef class Dispatcher(Collector):
     cdef bint looking               # the supervisor asks for overdue tasks from time to time
     cdef int quiet                  # how often it did so in vain
     cdef int waiting                # threads in wait_for that do not hold the GIL
-    cdef int copying                # threads that copy into the arena without the GIL
-    cdef unsigned long copier       # the last of them, as far as is known; 0: none
+    cdef list copying               # the threads that copy into the arena without the GIL
     cdef int settling               # the seat whose result is being taken; -1: none
     cdef Unread unread
-    cdef bint starved               # a task waits for memory: no later one may take it
     cdef unsigned long reclaimer    # the thread that waits for what garbage holds; 0: none
     cdef bint collecting, dormant, finished, released
     cdef uint64_t collections       # how often `collect` found something
@@ -303,6 +301,7 @@ cdef class Dispatcher(Collector):
             self.arena.keep_bytes = max(<uint64_t>KEEP_WARM_BYTES, self.arena.limit_bytes // 4)
         self.blocks = Blocks.__new__(Blocks, self.memory, alarm)
         self.unread = Unread.__new__(Unread)
+        self.copying = []
         self.blocks.map = &self.map
         self.blocks.quiet_bytes = QUIET_BYTES
         rp_spin_init(&self.spin)
@@ -558,7 +557,7 @@ cdef class Dispatcher(Collector):
             if task.data.others:
                 task.others = tuple(task.data.others)
             # What refers to the user's objects is copied now: he may change them.
-            if task.data.spans is not None and (self.starved or not self.lodge(task)):
+            if task.data.spans is not None and (self.blocks.starved or not self.lodge(task)):
                 task.data.flatten()
         except BaseException as error:
             interrupt = is_interrupt(error)
@@ -581,18 +580,20 @@ cdef class Dispatcher(Collector):
                                f"and by what is shared")
 
     cdef bint reclaim(self, Task task) except -1:
-        """Moves the payload into a block after all, if garbage is what has the memory: objects that refer to each other keep their
-        blocks until a garbage collection, which nobody else has a reason to run. Waits for workers, a second at most."""
-        if not self.arena.used_bytes or self.reclaimer:
+        """Moves the payload into a block after all. Results that nobody has asked for yet make way for it. If no task has memory that
+        will come back, garbage may have some: objects that refer to each other keep their blocks until a garbage collection, which
+        nobody else has a reason to run. Waits for workers, a second at most."""
+        if self.reclaimer or rp_arena_touched(RP_HEAD + task.data.total()) > self.arena.limit_bytes:
             return False
         self.reclaimer = PyThread_get_thread_ident()
         try:
+            if self.lodge_beside_unread(task):
+                return True
+            if self.will_give_back(task):
+                return False
             # The result came before the worker let go of the arguments, as a rule.
             if self.lodge_when_given_back(task, LETTING_GO_NS):
                 return True
-            while self.unread.copy_out():
-                if self.lodge(task):
-                    return True
             gc.collect()
             if self.lodge(task):
                 return True
@@ -606,6 +607,14 @@ cdef class Dispatcher(Collector):
                 # What other threads left for this one: it may be about to raise.
                 self.ring()
 
+    cdef bint lodge_beside_unread(self, Task task) except -1:
+        while self.unread.copy_out():
+            if self.released or self.foreign or task.job.done:
+                return False
+            if self.lodge(task):
+                return True
+        return False
+
     cdef bint lodge_when_given_back(self, Task task, int64_t patience_ns) except -1:
         cdef int64_t limit = rp_now_ns() + patience_ns
         cdef rp_u32 bell
@@ -617,17 +626,21 @@ cdef class Dispatcher(Collector):
             self.waiting -= 1
             if self.released or self.foreign or task.job.done:
                 return False
-            if self.lodge(task):
+            if self.lodge(task) or self.lodge_beside_unread(task):
                 return True
-        return False
+        # What others held may have come back while the GIL was not held.
+        return self.lodge_beside_unread(task) or self.lodge(task)
 
-    cdef bint will_give_back(self) noexcept:
-        """True if tasks have memory that comes back when they are done."""
-        if not self.arena.used_bytes:
-            return False
-        # What this thread itself was copying when something was freed that submits: that will not get on before this does.
-        copying = self.copying > 1 or (self.copying and self.copier != PyThread_get_thread_ident())
-        return self.producer.outstanding or copying or self.lodged() is not None
+    cdef bint will_give_back(self, Task task) noexcept:
+        """True if tasks have enough memory for this one, which comes back when they are done."""
+        cdef uint64_t coming = self.task_bytes, need = rp_arena_touched(RP_HEAD + task.data.total())
+        # Not what this thread itself was copying when something was freed that submits: that does not get on before this does.
+        for thread in self.copying:
+            if <unsigned long>thread != PyThread_get_thread_ident():
+                return True
+        if self.producer.outstanding:
+            coming += self.blocks.taken_bytes()
+        return coming > 0 and self.arena.used_bytes + need <= self.arena.limit_bytes + coming
 
     cdef object lodged(self):
         """The first in the backlog whose payload lies in a block, or None."""
@@ -639,12 +652,11 @@ cdef class Dispatcher(Collector):
         return None
 
     cdef bint overtake(self) except -1:
-        """Puts what lies in a block already before the first in the backlog, which waits for memory. True if there is some, and no
-        task that is to end first."""
-        if self.released or self.producer.outstanding or self.copying:
+        """Puts what lies in a block already before the first in the backlog, which waits for memory. False if there is none."""
+        if self.released:
             return False
         waiting = self.lodged()
-        if waiting is None:
+        if waiting is None or waiting is self.pending[0]:
             return False
         self.pending.remove(waiting)
         self.pending.appendleft(waiting)
@@ -655,15 +667,14 @@ cdef class Dispatcher(Collector):
         cdef Py_ssize_t total = task.data.total(), head = 0
         cdef rp_block block
         cdef rp_head *at
-        cdef unsigned long before = self.copier
+        thread = PyThread_get_thread_ident()
         if self.released or self.foreign:
             return False
         if total >= HEADED_LEAST or task.others is not None:
             head = RP_HEAD
         if self.blocks.reserve(head + total, &block):
             return False
-        self.copying += 1
-        self.copier = PyThread_get_thread_ident()
+        self.copying.append(thread)
         try:
             if self.blocks.fill(&block, task.data, head):
                 rp_arena_free(self.arena, &block)
@@ -678,8 +689,7 @@ cdef class Dispatcher(Collector):
             rp_arena_free(self.arena, &block)
             raise
         finally:
-            self.copying -= 1
-            self.copier = before if self.copying else 0
+            self.copying.remove(thread)
         task.data = None
         task.block = block
         task.headed = head > 0
@@ -696,7 +706,7 @@ cdef class Dispatcher(Collector):
         if self.ended is not None:
             task.job.abort(self.ended)
         if task.job.done:
-            self.starved = self.starved and task.data is None
+            self.blocks.starved = self.blocks.starved and task.data is None
             self.task_bytes -= task.charge
             task.charge = 0
             rp_arena_free(self.arena, &task.block)
@@ -715,17 +725,15 @@ cdef class Dispatcher(Collector):
                 # the garbage.
                 return False
             if not self.lodge(task):
-                self.starved = True
-                if self.will_give_back():
-                    return False
+                self.blocks.starved = True
                 if not self.reclaim(task):
-                    if self.will_give_back():
+                    if self.will_give_back(task):
                         return False
-                    self.starved = False
+                    self.blocks.starved = self.reclaimer != 0
                     if not task.job.done:
                         task.job.place(task.index, task.count, failure_of(self.no_memory(task.data.total())))
                     return True
-            self.starved = False
+            self.blocks.starved = False
             if task.job.done or self.ended is not None:
                 return self.commit_task(task)
         slot = rp_producer_next(&self.producer, &pos)
@@ -772,7 +780,7 @@ cdef class Dispatcher(Collector):
                     # Also when an interrupt ends this: no task may be left while a worker is parked.
                     if not self.released:
                         rp_producer_kick(&self.producer)
-            if not done and not (self.starved and self.overtake()):
+            if not done and not (self.blocks.starved and self.overtake()):
                 break
         if not self.released:
             rp_producer_kick(&self.producer)
@@ -1888,11 +1896,12 @@ cdef class Dispatcher(Collector):
         self.check()
         if self.released or self.closing or self.ended is not None:
             raise ValueError("Pool not running")
-        self.copying += 1
+        thread = PyThread_get_thread_ident()
+        self.copying.append(thread)
         try:
             return share(self.blocks, value)
         finally:
-            self.copying -= 1
+            self.copying.remove(thread)
 
     def tend(self):
         """Gives memory back that is not used for the time being. Seconds to the next call, or None."""

@@ -87,10 +87,12 @@ cdef class Unread:
         raw = <Raw>self.first
         block = raw.block
         data = PyBytes_FromStringAndSize(NULL, block.size)
-        self.remove(raw)
         copy(<unsigned char *>PyBytes_AS_STRING(data), block.data, block.size)
-        raw.data = data
-        raw.block = None
+        # Somebody may have asked for it meanwhile: then he has the block.
+        if raw.among is not None:
+            self.remove(raw)
+            raw.data = data
+            raw.block = None
         return True
 
 

@@ -41,12 +41,12 @@ class FunctionEncoder:
         try:
             reference = bytes(ForkingPickler.dumps(target, pickle.HIGHEST_PROTOCOL))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            return _blob(target, b"", self._by_value(target, error)), False, str(name)
+            return _blob(target, b"", _by_value(target, error)), False, str(name)
         value = b""
         if b"__main__" in reference and not (self._knows(target) if plain else self._forked):
             # The worker may find no such name: an interactive session, python -c, below the __main__ guard, or too new.
             try:
-                value = self._by_value(target, None)
+                value = _by_value(target, None)
                 if plain and self._has_older(target):
                     reference = b""
             except Exception:
@@ -56,17 +56,6 @@ class FunctionEncoder:
     def _knows(self, target):
         known = None if self._known is None else self._known.get(target.__qualname__)
         return known is not None and known() is target
-
-    def _by_value(self, target, error):
-        try:
-            return dump_by_value(target, None if self._known is None else self._knows_class)
-        except Exception:
-            if error is None:
-                raise
-            raise error from None
-
-    def _knows_class(self, cls):
-        return None if "." in cls.__qualname__ else self._knows(cls)
 
     def _has_older(self, target):
         # Redefined since the workers were forked: by name they would run what it was then.
@@ -152,6 +141,15 @@ def _is_plain(target):
     if type(target) is types.BuiltinFunctionType:
         return isinstance(target.__self__, (types.ModuleType, type(None)))
     return type(target) in (types.FunctionType, type) and "<locals>" not in target.__qualname__
+
+
+def _by_value(target, error):
+    try:
+        return dump_by_value(target)
+    except Exception:
+        if error is None:
+            raise
+        raise error from None
 
 
 def _fingerprint(target):

@@ -1,9 +1,11 @@
-"""Classes of `__main__` in what travels by value: a worker that has such a class itself takes its own.
+"""Classes of `__main__` in what travels by value: a worker that has the same class itself takes its own.
 
-Two classes of one name would be a trap: instances travel by name, and are none of the copy.
+Two classes of one name would be a trap: instances travel by name, and are none of the copy. "The same" is all that its source and the
+program have given the class so far, bases included; with any doubt it is the copy.
 """
 
 import functools
+import itertools
 import sys
 import types
 import weakref
@@ -11,20 +13,23 @@ import zlib
 
 # Of this process: made here from what came along.
 _copies = weakref.WeakSet()
+# Attributes that say nothing of a class, or not the same in every process.
+_IDLE = frozenset(
+    ["__module__", "__dict__", "__weakref__", "__slotnames__", "__static_attributes__", "__annotations_cache__", "_abc_impl"]
+)
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range)
+_MOST = 20_000  # objects that are looked at
 
 
-def reduce_class(cls, reduced, known):
-    """What a pickler is to write for a class.
-
-    reduced: what cloudpickle would write. known: True, the worker has this very class; False, it has not; None, it may have one of
-    this name, and takes it if it is the same by its functions.
-    """
-    if known is False or not isinstance(reduced, tuple) or len(reduced) != 6 or _find(cls.__qualname__) is not cls:
+def reduce_class(cls, reduced):
+    """What a pickler is to write for a class of `__main__`. reduced: what cloudpickle would write."""
+    if not isinstance(reduced, tuple) or len(reduced) != 6 or _find(cls.__qualname__) is not cls:
         return reduced
-    if known:
-        return _own, (cls.__qualname__,)
+    fingerprint = _fingerprint(cls)
+    if fingerprint is None:
+        return reduced
     make, arguments, state, _, _, set_state = reduced
-    return _make, (cls.__qualname__, _fingerprint(cls), make, arguments), (set_state, state), None, None, _set_state
+    return _make, (cls.__qualname__, fingerprint, make, arguments), (set_state, state), None, None, _set_state
 
 
 def _find(qualname):
@@ -34,13 +39,6 @@ def _find(qualname):
     except (AttributeError, KeyError):
         return None
     return found if isinstance(found, type) else None
-
-
-def _own(qualname):
-    found = _find(qualname)
-    if found is None:
-        raise AttributeError(f"the worker's __main__ has no class {qualname} any more")
-    return found
 
 
 def _make(qualname, fingerprint, make, arguments):
@@ -59,17 +57,62 @@ def _set_state(cls, state):
 
 
 def _fingerprint(cls):
-    """Tells a class from another that had the same name before, by the code of its methods."""
-    found = 0
-    for name, value in sorted(vars(cls).items()):
-        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        code = getattr(value, "__code__", None)
-        if type(code) is types.CodeType:
-            found = zlib.crc32(repr((name, code.co_firstlineno, _words(code))).encode("utf-8", "backslashreplace"), found)
-    return found
+    """Two numbers that tell a class from any other; None if there is something in it that cannot be told."""
+    seen, count = {}, itertools.count()
+
+    def describe(value):
+        if next(count) > _MOST:
+            raise ValueError("too much to look at")
+        if type(value) in _ATOMS:
+            return type(value).__name__, repr(value)
+        if id(value) in seen:
+            return "seen", seen[id(value)][0]
+        # Kept, so that no other object has its place.
+        seen[id(value)] = len(seen), value
+        return (type(value).__qualname__, *_parts(value, describe))
+
+    try:
+        text = repr(describe(cls)).encode("utf-8", "backslashreplace")
+        return len(text), zlib.crc32(text)
+    except Exception:
+        # Whatever belongs to the program may raise anything when it is looked at.
+        return None
 
 
-def _words(code):
-    """What a code object says, as something whose repr is the same in every process."""
-    constants = [_words(value) if type(value) is types.CodeType else value for value in code.co_consts]
-    return code.co_code, code.co_names, [sorted(map(repr, value)) if type(value) is frozenset else value for value in constants]
+def _parts(value, describe):
+    if type(value) in (tuple, list):
+        return map(describe, value)
+    if type(value) in (set, frozenset):
+        return sorted(repr(describe(item)) for item in value)
+    if type(value) in (dict, types.MappingProxyType):
+        return ((describe(key), describe(item)) for key, item in value.items())
+    if isinstance(value, type):
+        return _parts_of_class(value, describe)
+    if type(value) is types.FunctionType:
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return map(describe, (value.__code__, value.__defaults__, value.__kwdefaults__, vars(value), cells))
+    if type(value) is types.CodeType:
+        names = value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
+        return value.co_code, value.co_flags, value.co_firstlineno, names, describe(value.co_consts)
+    if type(value) in (classmethod, staticmethod):
+        return (describe(value.__func__),)
+    if type(value) is property:
+        return map(describe, (value.fget, value.fset, value.fdel))
+    if type(value) is types.ModuleType:
+        return (value.__name__,)
+    if type(value) in (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
+                       types.MethodDescriptorType, types.ClassMethodDescriptorType):
+        return value.__qualname__, describe(value.__objclass__)
+    if type(value) is types.BuiltinFunctionType:
+        return value.__name__, describe(value.__self__)
+    reduced = value.__reduce_ex__(4)
+    if type(reduced) is str:
+        return value.__class__.__module__, reduced
+    return map(describe, (*reduced[:3], *(list(items or ()) for items in reduced[3:5]), *reduced[5:]))
+
+
+def _parts_of_class(cls, describe):
+    if cls.__module__ not in ("__main__", "__mp_main__"):
+        return cls.__module__, cls.__qualname__
+    attributes = {name: value for name, value in vars(cls).items() if name not in _IDLE}
+    return cls.__qualname__, describe(type(cls)), describe(cls.__bases__), describe(attributes)

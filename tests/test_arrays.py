@@ -844,6 +844,29 @@ def test_all_that_fits_one_by_one_is_served(factory, call, share):
 
 @pytest.mark.ringpool_only
 @pytest.mark.start_methods("fork")
+def test_a_task_without_memory_keeps_no_argument_waiting(factory, gate):
+    text = bytes(LIMITED // 4)
+    with factory.Pool(2, arena_limit=LIMITED) as pool:
+        held = pool.apply_async(tasks.hold, (gate, 1))
+        gate.wait_for(1)
+        unread = [pool.apply_async(tasks.echo, (text,)) for _ in range(3)]
+        for result in unread:
+            result.wait(LIMIT)
+        assert pool.apply(len, (3 * text,)) == 3 * len(text)
+        for value in pool.imap(tasks.echo, iter([text] * 12)):
+            assert pool.apply(len, (value + value,)) == 2 * len(text)
+        kept = [pool.apply(large_tasks.double, (numpy.ones(LIMITED // 64),)) for _ in range(4)]
+        with pytest.raises(OSError, match="results that are kept"):
+            pool.apply(len, (bytes(LIMITED * 9 // 10),))
+        del kept
+        assert pool.apply(len, (bytes(LIMITED * 9 // 10),)) == LIMITED * 9 // 10
+        assert [result.get(LIMIT) for result in unread] == [text] * 3
+        assert not held.ready()
+        gate.open()
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
 @pytest.mark.parametrize("share", [0.2, 0.45, 0.9])
 def test_threads_wait_for_memory_in_turn(factory, background, share):
     text = bytes(int(LIMITED * share))
@@ -851,9 +874,13 @@ def test_threads_wait_for_memory_in_turn(factory, background, share):
 
         def use(number):
             for k in range(8):
-                if (k + number) % 3 == 0:
+                if (k + number) % 4 == 0:
                     assert pool.apply(tasks.echo, (text,)) == text
-                elif (k + number) % 3 == 1:
+                elif (k + number) % 4 == 1:
+                    # Of three results two are dropped; a result without a large argument.
+                    assert [pool.apply_async(tasks.echo, (text[:LIMITED // 5],)) for _ in range(3)][0].get(LIMIT) == text[:LIMITED // 5]
+                    assert pool.apply(bytes, (LIMITED // 5,)) == bytes(LIMITED // 5)
+                elif (k + number) % 4 == 2:
                     assert pool.map(len, [text] * 3) == [len(text)] * 3
                 else:
                     assert list(pool.imap_unordered(tasks.echo, [text] * 3)) == [text] * 3

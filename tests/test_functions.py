@@ -432,6 +432,13 @@ class Outer:
     class Inner:
         pass
 
+class Base:
+    def number(self):
+        return 1
+
+class Derived(Base):
+    pass
+
 INSTANCE = Plain(1)
 KINDS = [Plain, Slotted, Colour, Outer.Inner, Plain]
 
@@ -449,7 +456,6 @@ def maker(kind):
 
 if __name__ == "__main__":
     pool = Implementation.named(sys.argv[1]).Pool(1)
-    Plain.limit += 1
     assert pool.apply(lambda x: (Plain, Slotted, Colour, Outer.Inner, INSTANCE, KINDS) and x, (1,)) == 1
     assert pool.apply(known, (Slotted(3),)) == (True, True, True)
     assert pool.apply(echo, (Slotted(3),)) == Slotted(3)
@@ -463,11 +469,27 @@ if __name__ == "__main__":
     assert pool.apply((lambda kind: lambda x: isinstance(x, kind))(Slotted), (Slotted(1),))
     assert pool.apply(call, (lambda: Slotted is KINDS[1],))
 
+    # What the program has made of them since.
+    Plain.limit = 7
+    Outer.Inner.value = 8
+    assert pool.apply(lambda: (Plain.limit, Outer.Inner.value)) == (7, 8)
+    assert pool.apply(call, (lambda: (Plain.limit, Outer.Inner.value),)) == (7, 8)
+    Base.number = lambda self: 2
+    assert pool.apply(call, (lambda: Derived().number(),)) == 2
+
     class Plain:
+        rate = 5
+
         def __init__(self, a):
             self.b = a
 
     assert pool.apply(lambda x: Plain(x), (3,)).b == 3
+    assert pool.apply(call, (lambda: Plain.rate,)) == 5
+
+    class Colour(enum.Enum):
+        GREEN = 2
+
+    assert pool.apply(call, (lambda: Colour.GREEN.value,)) == 2
 
     class Late:
         pass
