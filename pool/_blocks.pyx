@@ -315,6 +315,7 @@ cdef class Shared:
         cdef Store store = self.store
         if store is None or getpid() != store.owner:
             return
+        store.shared_bytes -= self.block.len
         store.give(&self.block, False, 0)
 
 
@@ -387,10 +388,11 @@ cdef class Shares(Sharer):
         cdef Shared shared = Shared.__new__(Shared)
         cdef rp_segment *segment = &self.blocks.store.segment
         cdef int err
-        if self.blocks.store.closed or self.blocks.reserve(max(span.size, 4096), &shared.block):
+        if self.blocks.store.closed or self.blocks.starved or self.blocks.reserve(max(span.size, 4096), &shared.block):
             return None
         shared.store = self.blocks.store
         shared.store.live += 1
+        shared.store.shared_bytes += shared.block.len
         with nogil:
             err = rp_arena_back(segment, &shared.block)
             if not err:

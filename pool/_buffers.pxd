@@ -24,6 +24,7 @@ cdef class Store:
     cdef rp_arena arena
     cdef Py_ssize_t live         # who needs the segment, ResultBlocks among them
     cdef Py_ssize_t results      # ResultBlocks, each with a lease
+    cdef uint64_t shared_bytes   # in blocks of parts that several tasks have
     cdef bint closed, shrunk
     cdef int owner
     cdef int take_over(self, rp_segment *segment) except -1

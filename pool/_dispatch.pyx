@@ -249,7 +249,8 @@ cdef class Dispatcher(Collector):
     cdef bint looking               # the supervisor asks for overdue tasks from time to time
     cdef int quiet                  # how often it did so in vain
     cdef int waiting                # threads in wait_for that do not hold the GIL
-    cdef list copying               # the threads that copy into the arena without the GIL
+    cdef list copying               # the threads that copy arguments into the arena, without the GIL
+    cdef int sharing                # those that copy what is shared, of which nothing comes back
     cdef int settling               # the seat whose result is being taken; -1: none
     cdef Unread unread
     cdef unsigned long reclaimer    # the thread that waits for what garbage holds; 0: none
@@ -388,7 +389,7 @@ cdef class Dispatcher(Collector):
     def release(self):
         """Drops the segment: the workers are gone, every job is done, the collector thread has ended. True if it is dropped; False
         while some thread still looks at it."""
-        if self.waiting or self.collecting or self.copying or self.foreign:
+        if self.waiting or self.collecting or self.copying or self.sharing or self.foreign:
             return False
         if not self.released:
             self.released = True
@@ -603,9 +604,11 @@ cdef class Dispatcher(Collector):
             return self.lodge_when_given_back(task, RECLAIM_NS)
         finally:
             self.reclaimer = 0
+            # What other threads left for this one, which may be about to raise, or not to look again.
             if self.backlog:
-                # What other threads left for this one: it may be about to raise.
                 self.ring()
+            if self.unfinished and not self.waiting and self.dormant:
+                self.poke()
 
     cdef bint lodge_beside_unread(self, Task task) except -1:
         while self.unread.copy_out():
@@ -639,7 +642,7 @@ cdef class Dispatcher(Collector):
             if <unsigned long>thread != PyThread_get_thread_ident():
                 return True
         if self.producer.outstanding:
-            coming += self.blocks.taken_bytes()
+            coming += self.blocks.taken_bytes() + self.blocks.store.shared_bytes
         return coming > 0 and self.arena.used_bytes + need <= self.arena.limit_bytes + coming
 
     cdef object lodged(self):
@@ -652,14 +655,20 @@ cdef class Dispatcher(Collector):
         return None
 
     cdef bint overtake(self) except -1:
-        """Puts what lies in a block already before the first in the backlog, which waits for memory. False if there is none."""
+        """Commits what lies in a block already, though the first in the backlog waits for memory. False if there is none."""
         if self.released:
             return False
         waiting = self.lodged()
-        if waiting is None or waiting is self.pending[0]:
+        if waiting is None:
             return False
-        self.pending.remove(waiting)
-        self.pending.appendleft(waiting)
+        if type(waiting) is Task:
+            if not self.commit_task(<Task>waiting):
+                return False
+            self.pending.remove(waiting)
+        else:
+            if not self.commit_task((<Source>waiting).stuck):
+                return False
+            (<Source>waiting).stuck = None
         return True
 
     cdef bint lodge(self, Task task) except -1:
@@ -672,9 +681,10 @@ cdef class Dispatcher(Collector):
             return False
         if total >= HEADED_LEAST or task.others is not None:
             head = RP_HEAD
-        if self.blocks.reserve(head + total, &block):
-            return False
         self.copying.append(thread)
+        if self.blocks.reserve(head + total, &block):
+            self.copying.remove(thread)
+            return False
         try:
             if self.blocks.fill(&block, task.data, head):
                 rp_arena_free(self.arena, &block)
@@ -727,7 +737,8 @@ cdef class Dispatcher(Collector):
             if not self.lodge(task):
                 self.blocks.starved = True
                 if not self.reclaim(task):
-                    if self.will_give_back(task):
+                    if self.will_give_back(task) or (self.reclaimer and self.reclaimer != PyThread_get_thread_ident()):
+                        self.blocks.starved = True
                         return False
                     self.blocks.starved = self.reclaimer != 0
                     if not task.job.done:
@@ -1018,9 +1029,9 @@ cdef class Dispatcher(Collector):
             # In a larger frame, what its items share is pickled once; up to the stdlib's size.
             n = max(n, min(source.chunk * 2, source.largest))
         n = min(n, source.chunk * 8, FRAME_MOST)
-        if source.each > 0:
+        if 4 * source.each * n > self.arena.limit_bytes:
             # One by one they may fit the arena.
-            n = min(n, <Py_ssize_t>(self.arena.limit_bytes / (4 * source.each)))
+            n = <Py_ssize_t>(self.arena.limit_bytes / (4 * source.each))
         share = source.left // (2 * <Py_ssize_t>self.workers)
         source.chunk = max(n, 1)
         return max(1, min(n, share))
@@ -1896,12 +1907,11 @@ cdef class Dispatcher(Collector):
         self.check()
         if self.released or self.closing or self.ended is not None:
             raise ValueError("Pool not running")
-        thread = PyThread_get_thread_ident()
-        self.copying.append(thread)
+        self.sharing += 1
         try:
             return share(self.blocks, value)
         finally:
-            self.copying.remove(thread)
+            self.sharing -= 1
 
     def tend(self):
         """Gives memory back that is not used for the time being. Seconds to the next call, or None."""

@@ -77,18 +77,17 @@ cdef Plain plain_of(object value):
 
 cdef Plain learn(object value, object cls):
     cdef Plain plain = Plain.__new__(Plain)
-    # One that a subclass has again is there once for each.
-    slots = tuple(dict.fromkeys(copyreg._slotnames(cls))) or None
     # A class that changes all the time is out of versions: nothing can be known of it.
-    if is_plain(value, cls, slots) and version_of(cls):
-        plain.module, plain.name, plain.slots = cls.__module__, cls.__qualname__, slots
+    if is_plain(value, cls, plain) and version_of(cls):
+        plain.module, plain.name = cls.__module__, cls.__qualname__
     plain.cls = <void *>cls
     plain.version = version_of(cls)
     known[(<size_t>plain.cls >> 5) % PLACES] = plain
     return plain
 
 
-cdef bint is_plain(object value, object cls, object slots) except -1:
+cdef bint is_plain(object value, object cls, Plain plain) except -1:
+    """Whether instances are plain; their slots are then noted."""
     if type(cls.__module__) is not str or type(cls.__qualname__) is not str or "." in cls.__qualname__:
         return False
     for base in cls.__mro__[:-1]:
@@ -100,6 +99,8 @@ cdef bint is_plain(object value, object cls, object slots) except -1:
     try:
         # A class that is written in C and holds more than attributes refuses here.
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        # One that a subclass has again is there once for each.
+        slots = tuple(dict.fromkeys(copyreg._slotnames(cls))) or None
         if slots is None:
             attributes = value.__dict__
         elif cls.__dictoffset__ or any(type(getattr(cls, name)) is not types.MemberDescriptorType for name in slots):
@@ -108,6 +109,7 @@ cdef bint is_plain(object value, object cls, object slots) except -1:
             attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     except Exception:
         return False
+    plain.slots = slots
     state = None if not attributes else attributes if slots is None else (None, attributes)
     return type(attributes) is dict and reduced == (copyreg.__newobj__, (cls,), state, None, None)
 

@@ -78,7 +78,7 @@ cdef class Unread:
         return 0
 
     cdef bint copy_out(self) except -1:
-        """Moves the oldest of them out of its block. False: there is none."""
+        """Moves the oldest of them out of its block. False: there is none, or no memory for it."""
         cdef Raw raw
         cdef Holder block
         cdef bytes data
@@ -86,7 +86,10 @@ cdef class Unread:
             return False
         raw = <Raw>self.first
         block = raw.block
-        data = PyBytes_FromStringAndSize(NULL, block.size)
+        try:
+            data = PyBytes_FromStringAndSize(NULL, block.size)
+        except MemoryError:
+            return False
         copy(<unsigned char *>PyBytes_AS_STRING(data), block.data, block.size)
         # Somebody may have asked for it meanwhile: then he has the block.
         if raw.among is not None:

@@ -4,6 +4,7 @@ Two classes of one name would be a trap: instances travel by name, and are none 
 program have given the class so far, bases included; with any doubt it is the copy.
 """
 
+import copyreg
 import functools
 import itertools
 import sys
@@ -14,9 +15,12 @@ import zlib
 # Of this process: made here from what came along.
 _copies = weakref.WeakSet()
 # Attributes that say nothing of a class, or not the same in every process.
-_IDLE = frozenset(
-    ["__module__", "__dict__", "__weakref__", "__slotnames__", "__static_attributes__", "__annotations_cache__", "_abc_impl"]
-)
+_IDLE = frozenset([
+    "__module__", "__dict__", "__weakref__", "__slotnames__", "__static_attributes__", "__annotations_cache__", "_abc_impl",
+    "_value2member_map_",
+])
+# Those that come of their being asked for.
+_IDLE_IF_EMPTY = frozenset(["__annotations__", "__annotate_func__", "__annotate__"])
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range)
 _MOST = 20_000  # objects that are looked at
 
@@ -36,7 +40,8 @@ def _find(qualname):
     """The class of `__main__`, or None."""
     try:
         found = functools.reduce(getattr, qualname.split("."), sys.modules["__main__"])
-    except (AttributeError, KeyError):
+    except Exception:
+        # A module may have a `__getattr__`.
         return None
     return found if isinstance(found, type) else None
 
@@ -83,13 +88,16 @@ def _parts(value, describe):
     if type(value) in (tuple, list):
         return map(describe, value)
     if type(value) in (set, frozenset):
+        if not all(type(item) in _ATOMS for item in value):
+            raise TypeError("their order is another one in each process")
         return sorted(repr(describe(item)) for item in value)
     if type(value) in (dict, types.MappingProxyType):
         return ((describe(key), describe(item)) for key, item in value.items())
     if isinstance(value, type):
         return _parts_of_class(value, describe)
     if type(value) is types.FunctionType:
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        # The namespace in which annotations are looked up is the class's own.
+        cells = [cell.cell_contents for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()) if name != "__classdict__"]
         return map(describe, (value.__code__, value.__defaults__, value.__kwdefaults__, vars(value), cells))
     if type(value) is types.CodeType:
         names = value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
@@ -98,21 +106,31 @@ def _parts(value, describe):
         return (describe(value.__func__),)
     if type(value) is property:
         return map(describe, (value.fget, value.fset, value.fdel))
+    if type(value) is functools.cached_property:
+        return map(describe, (value.func, value.attrname))
     if type(value) is types.ModuleType:
-        return (value.__name__,)
+        return (_shown(value.__name__),)
     if type(value) in (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
                        types.MethodDescriptorType, types.ClassMethodDescriptorType):
         return value.__qualname__, describe(value.__objclass__)
     if type(value) is types.BuiltinFunctionType:
         return value.__name__, describe(value.__self__)
-    reduced = value.__reduce_ex__(4)
+    reduce = copyreg.dispatch_table.get(type(value))
+    reduced = reduce(value) if reduce else value.__reduce_ex__(4)
     if type(reduced) is str:
-        return value.__class__.__module__, reduced
+        return _shown(value.__class__.__module__), reduced
     return map(describe, (*reduced[:3], *(list(items or ()) for items in reduced[3:5]), *reduced[5:]))
 
 
 def _parts_of_class(cls, describe):
-    if cls.__module__ not in ("__main__", "__mp_main__"):
+    if _shown(cls.__module__) != "__main__":
         return cls.__module__, cls.__qualname__
-    attributes = {name: value for name, value in vars(cls).items() if name not in _IDLE}
+    attributes = {
+        name: value for name, value in vars(cls).items() if name not in _IDLE and (value or name not in _IDLE_IF_EMPTY)
+    }
     return cls.__qualname__, describe(type(cls)), describe(cls.__bases__), describe(attributes)
+
+
+def _shown(module):
+    """The name of a module, which for the main one is another in spawned processes."""
+    return "__main__" if module == "__mp_main__" else module

@@ -405,6 +405,7 @@ def test_lambda_sees_what_the_initializer_set(script):
 CLASSES = """
 import dataclasses
 import enum
+import re
 import sys
 from implementations import Implementation
 
@@ -433,12 +434,17 @@ class Outer:
         pass
 
 class Base:
+    pattern = re.compile("a")
+    note: int | None = None
+    limits = frozenset([1, 2])
+
     def number(self):
         return 1
 
 class Derived(Base):
     pass
 
+DERIVED = Derived()
 INSTANCE = Plain(1)
 KINDS = [Plain, Slotted, Colour, Outer.Inner, Plain]
 
@@ -450,6 +456,9 @@ def echo(value):
 
 def call(function):
     return function()
+
+def known_base(value):
+    return type(value) is Base and isinstance(DERIVED, Base)
 
 def maker(kind):
     return lambda value: kind(value)
@@ -468,6 +477,9 @@ if __name__ == "__main__":
     assert pool.apply(maker(Plain), (2,)).a == 2
     assert pool.apply((lambda kind: lambda x: isinstance(x, kind))(Slotted), (Slotted(1),))
     assert pool.apply(call, (lambda: Slotted is KINDS[1],))
+    assert Base.__annotations__
+    assert pool.apply(lambda: isinstance(Derived(), Base) and isinstance(DERIVED, Base))
+    assert pool.apply(known_base, (pool.apply(lambda: Base()),))
 
     # What the program has made of them since.
     Plain.limit = 7
