@@ -3,6 +3,7 @@
 import array as arrays
 import errno
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -863,6 +864,21 @@ def test_a_task_without_memory_keeps_no_argument_waiting(factory, gate):
         assert [result.get(LIMIT) for result in unread] == [text] * 3
         assert not held.ready()
         gate.open()
+
+
+@pytest.mark.ringpool_only
+@pytest.mark.start_methods("fork")
+def test_an_argument_waits_for_a_part_that_tasks_share(factory, gate, background):
+    part = numpy.ones(LIMITED // 16)
+    with factory.Pool(2, arena_limit=LIMITED) as pool:
+        several = pool.starmap_async(large_tasks.hold_array, [(gate, part)] * 4, 1)
+        gate.wait_for(2)
+        large = background(pool.apply, len, (bytes(LIMITED * 9 // 10),))
+        with pytest.raises(multiprocessing.TimeoutError):
+            several.get(1.5)
+        gate.open()
+        assert several.get(LIMIT) == [1.0] * 4
+        assert large.result(LIMIT) == LIMITED * 9 // 10
 
 
 @pytest.mark.ringpool_only
